@@ -1,0 +1,294 @@
+"""TorchCollectives: communication through torch.distributed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.autograd.function import once_differentiable
+
+from torchrelay.collectives.collectives import Collectives, ReduceOp
+from torchrelay.collectives.packing import (
+    as_tensor,
+    check_op,
+    finish,
+    from_bytes,
+    reduce_together,
+    to_bytes,
+)
+from torchrelay.collectives.store import open_store
+from torchrelay.environments.environment import ClusterEnvironment
+from torchrelay.errors import ConfigurationError, LaunchError, TorchrelayError
+from torchrelay.tree import flatten
+
+_OPS = {
+    "mean": dist.ReduceOp.SUM,
+    "sum": dist.ReduceOp.SUM,
+    "min": dist.ReduceOp.MIN,
+    "max": dist.ReduceOp.MAX,
+    "product": dist.ReduceOp.PRODUCT,
+}
+
+_HOST_BACKENDS = ("gloo", "mpi")
+
+_Exchange = Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
+
+PATIENCE = 5.0
+"""Seconds that `close` gives the backend to finish; what is left then ends with the process."""
+
+
+class TorchCollectives(Collectives):
+    """Communication through torch.distributed's default process group.
+
+    A group that exists already when `connect` is called is used and never destroyed.
+
+    Args:
+        backend: "gloo", "nccl" or another that torch.distributed knows; torch's choice for the device when
+            None.
+        timeout: how long an operation may take before it fails; torch's default when None.
+    """
+
+    def __init__(self, backend: str | None = None, timeout: timedelta | None = None) -> None:
+        self._requested = backend
+        self._timeout = timeout
+        self._backend: str | None = None
+        self._device = self._wire = torch.device("cpu")
+        self._rank = 0
+        self._world_size = 0
+        self._owns_group = False
+
+    @property
+    def backend(self) -> str | None:
+        """The backend in use; before `connect` the one asked for."""
+        return self._backend or self._requested
+
+    @property
+    def rank(self) -> int:
+        """This process's global rank."""
+        self._require_connection()
+        return self._rank
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes."""
+        self._require_connection()
+        return self._world_size
+
+    def connect(self, environment: ClusterEnvironment, device: torch.device) -> None:
+        """Meet the other processes. Returns once all are there.
+
+        Raises:
+            LaunchError: the others, or the store, cannot be reached.
+            ConfigurationError: the process group that exists already is of another size or backend; or the
+                device has no backend.
+        """
+        if dist.is_initialized():
+            self._check_group(environment)
+        else:
+            self._make_group(environment, self._requested or _backend_of(device), device)
+            self._owns_group = True
+        self._backend = dist.get_backend()
+        self._rank, self._world_size = dist.get_rank(), dist.get_world_size()
+        self._device = device
+        self._wire = torch.device("cpu") if self._backend in _HOST_BACKENDS else device
+
+    def close(self) -> None:
+        """Part from the other processes, if `connect` made the group; never waits for them."""
+        if not self._owns_group:
+            return
+        self._owns_group = False
+        if dist.is_initialized():
+            # The backend waits for operations in flight, which after a failure never end.
+            closing = threading.Thread(target=dist.destroy_process_group, daemon=True)
+            closing.start()
+            closing.join(PATIENCE)
+
+    def reduce(self, value: Any, op: ReduceOp = "mean") -> Any:
+        """Combine a value over all ranks; every rank receives the result.
+
+        All ranks pass containers of the same structure, their mappings in the same order. The tensors in one
+        container travel together. Half precisions are computed in 32 bits. No gradient flows back.
+
+        Raises:
+            ConfigurationError: no such operation, or a leaf that is neither tensor nor number.
+        """
+        check_op(op)
+        leaves, rebuild = flatten(value)
+        totals = self._reduce([as_tensor(leaf) for leaf in leaves], _OPS[op])
+        return rebuild(
+            [
+                finish(leaf, total, op, self._world_size)
+                for leaf, total in zip(leaves, totals, strict=True)
+            ]
+        )
+
+    def all_gather(self, value: Any, sync_grads: bool = False) -> Any:
+        """Collect tensors of equal shape from all ranks, all of a container in one go.
+
+        With `sync_grads`, the gradient of a rank's tensor is the sum, over all ranks' losses, of the
+        gradients of its slice: that of the sum of all losses. All ranks must then run the backward pass.
+
+        Raises:
+            ConfigurationError: a leaf that is neither tensor nor number.
+        """
+        leaves, rebuild = flatten(value)
+        tensors = [as_tensor(leaf) for leaf in leaves]
+        return rebuild(
+            self._gather_with_gradients(tensors) if sync_grads else self._gather(tensors)
+        )
+
+    def broadcast(self, value: Any, src: int = 0) -> Any:
+        """Return rank `src`'s value, any object that can be pickled, on every rank.
+
+        Tensors on the sender's device arrive on the receiver's.
+        """
+        self._require_connection()
+        parcel: list[Any] = [self._pack(value) if self._rank == src else None]
+        dist.broadcast_object_list(parcel, src=src, device=self._wire)
+        return value if self._rank == src else self._unpack(*parcel[0])
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Every rank's value, any object that can be pickled, in rank order, on every rank."""
+        self._require_connection()
+        parcels: list[Any] = [None] * self._world_size
+        dist.all_gather_object(parcels, self._pack(value))
+        return [self._unpack(*parcel) for parcel in parcels]
+
+    def barrier(self, name: str = "") -> None:
+        """Wait until all ranks have come here."""
+        self._require_connection()
+        dist.barrier(device_ids=[self._device.index] if self._backend == "nccl" else None)
+
+    def all(self, decision: bool) -> bool:
+        """Whether every rank says yes."""
+        return bool(self.reduce(bool(decision), "min"))
+
+    def any(self, decision: bool) -> bool:
+        """Whether some rank says yes."""
+        return bool(self.reduce(bool(decision), "max"))
+
+    def _make_group(
+        self, environment: ClusterEnvironment, backend: str, device: torch.device
+    ) -> None:
+        rank, world_size = environment.global_rank, environment.world_size
+        try:
+            dist.init_process_group(
+                backend,
+                store=open_store(environment, self._timeout),
+                rank=rank,
+                world_size=world_size,
+                timeout=self._timeout,
+                # Known, it lets NCCL connect at once, so that a bad fabric shows here.
+                device_id=device if backend == "nccl" else None,
+            )
+        except dist.DistError as error:
+            place = f"{environment.main_address}:{environment.main_port}"
+            reason = str(error).partition("\n")[0]
+            raise LaunchError(
+                f"rank {rank} did not meet the other processes ({world_size} in all) at {place}: {reason}; "
+                "see that all of them run and reach that address, and that nothing else has the port"
+            ) from error
+
+    def _check_group(self, environment: ClusterEnvironment) -> None:
+        backend, size = dist.get_backend(), dist.get_world_size()
+        if size != environment.world_size:
+            raise ConfigurationError(
+                f"a process group of {size} exists already, but the run has {environment.world_size} processes; "
+                "call torch.distributed.destroy_process_group() before it"
+            )
+        if self._requested not in (None, backend):
+            raise ConfigurationError(
+                f"a process group of backend {backend!r} exists already, but {self._requested!r} is asked for; "
+                "leave the backend out, or call torch.distributed.destroy_process_group() before"
+            )
+
+    def _require_connection(self) -> None:
+        if not self._world_size:
+            raise TorchrelayError("not connected; call connect(environment, device) first")
+
+    def _reduce(self, tensors: Sequence[torch.Tensor], op: Any) -> list[torch.Tensor]:
+        self._require_connection()
+
+        def all_reduce(buffer: torch.Tensor) -> None:
+            dist.all_reduce(buffer, op)
+
+        return reduce_together(tensors, all_reduce, self._wire)
+
+    def _gather(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        self._require_connection()
+        if not tensors:
+            return []
+        payload = to_bytes(tensors, self._wire)
+        rows = payload.new_empty(self._world_size, payload.numel())
+        dist.all_gather(list(rows.unbind(0)), payload)
+        return from_bytes(rows, tensors)
+
+    def _gather_with_gradients(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        # Formats are the same on all ranks, `requires_grad` need not be: only the former may decide.
+        smooth = [tensor for tensor in tensors if _has_gradient(tensor)]
+        gathered = iter(_gather(self._gather, self._own_slices, *smooth) if smooth else ())
+        rest = iter(self._gather([tensor for tensor in tensors if not _has_gradient(tensor)]))
+        return [next(gathered if _has_gradient(tensor) else rest) for tensor in tensors]
+
+    def _own_slices(self, gradients: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        totals = self._reduce(gradients, dist.ReduceOp.SUM)
+        return [
+            total[self._rank].to(gradient.device, gradient.dtype)
+            for total, gradient in zip(totals, gradients, strict=True)
+        ]
+
+    def _pack(self, value: Any) -> tuple[Any, list[int]]:
+        """The value with its accelerator tensors moved to the CPU, and which of its leaves those were."""
+        if self._device.type == "cpu":
+            return value, []
+        leaves, rebuild = flatten(value)
+        moved = [i for i, leaf in enumerate(leaves) if _on_accelerator(leaf)]
+        for i in moved:
+            leaves[i] = leaves[i].cpu()
+        return (rebuild(leaves) if moved else value), moved
+
+    def _unpack(self, value: Any, moved: list[int]) -> Any:
+        if not moved:
+            return value
+        leaves, rebuild = flatten(value)
+        for i in moved:
+            leaves[i] = leaves[i].to(self._device)
+        return rebuild(leaves)
+
+
+class _Gather(torch.autograd.Function):
+    """Gathers tensors; in the backward pass each rank receives the summed gradients of its slices."""
+
+    @staticmethod
+    def forward(ctx: Any, gather: _Exchange, own_slices: _Exchange, *tensors: torch.Tensor) -> Any:
+        ctx.own_slices = own_slices
+        return tuple(gather(tensors))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        return None, None, *ctx.own_slices(gradients)
+
+
+_gather: Callable[..., tuple[torch.Tensor, ...]] = _Gather.apply
+
+
+def _has_gradient(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _on_accelerator(leaf: Any) -> bool:
+    return isinstance(leaf, torch.Tensor) and leaf.device.type != "cpu"
+
+
+def _backend_of(device: torch.device) -> str:
+    try:
+        return dist.get_default_backend_for_device(device)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"torch.distributed has no backend for {device.type}; use one process, or name a backend"
+        ) from error
