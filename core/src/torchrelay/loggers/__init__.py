@@ -1,0 +1,15 @@
+"""Loggers: where metrics are recorded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torchrelay._lazy import attach
+
+if TYPE_CHECKING:
+    from torchrelay.loggers.csv_logger import CSVLogger as CSVLogger
+    from torchrelay.loggers.logger import Logger as Logger
+else:
+    __getattr__, __dir__, __all__ = attach(
+        __name__, {"CSVLogger": ".csv_logger", "Logger": ".logger"}
+    )

@@ -1,0 +1,311 @@
+"""LightningModule: a module that knows how it is trained, and nothing of where."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import nn
+
+from torchrelay.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from torchrelay.trainer.trainer import Trainer
+
+ReduceFx = str | Callable[[torch.Tensor], torch.Tensor]
+
+
+class DriverOptimizer(Protocol):
+    """What `LightningModule.optimizers()` hands out: an optimizer whose calls go through the strategy."""
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update the weights."""
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients, as the strategy does it."""
+
+
+class ModuleHooks:
+    """The moments at which a module may act. Overriding one makes it cost something; otherwise it is free."""
+
+    def on_fit_start(self) -> None:
+        """Act in every process once optimizers are built and a checkpoint is restored."""
+
+    def on_fit_end(self) -> None:
+        """Act at the very end of fit, on every process."""
+
+    def on_train_start(self) -> None:
+        """Act before the first epoch."""
+
+    def on_train_end(self) -> None:
+        """Act after the last epoch."""
+
+    def on_train_epoch_start(self) -> None:
+        """Act before the first batch of an epoch."""
+
+    def on_train_epoch_end(self) -> None:
+        """Act after the last batch of an epoch and its validation."""
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+        """Act before a batch; return -1 to skip the rest of the epoch."""
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Act after a batch; `outputs` is what `training_step` returned, detached."""
+
+    def on_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
+        """Act before gradients are cleared."""
+
+    def on_before_backward(self, loss: torch.Tensor) -> None:
+        """Act before the backward pass; `loss` is divided for accumulation already."""
+
+    def on_after_backward(self) -> None:
+        """Act after the backward pass; gradients may still be scaled and local."""
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Act on finalized gradients (reduced, unscaled, not yet clipped)."""
+
+    def on_validation_start(self) -> None:
+        """Act before validation."""
+
+    def on_validation_end(self) -> None:
+        """Act after validation."""
+
+    def on_validation_epoch_start(self) -> None:
+        """Act before the first validation batch."""
+
+    def on_validation_epoch_end(self) -> None:
+        """Act after the last validation batch; what is logged here counts for the epoch."""
+
+    def on_validation_batch_start(
+        self, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Act before a validation batch."""
+
+    def on_validation_batch_end(
+        self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Act after a validation batch."""
+
+    def on_test_start(self) -> None:
+        """Act before the test."""
+
+    def on_test_end(self) -> None:
+        """Act after the test."""
+
+    def on_test_epoch_start(self) -> None:
+        """Act before the first test batch."""
+
+    def on_test_epoch_end(self) -> None:
+        """Act after the last test batch."""
+
+    def on_test_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Act before a test batch."""
+
+    def on_test_batch_end(
+        self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Act after a test batch."""
+
+    def on_predict_start(self) -> None:
+        """Act before prediction."""
+
+    def on_predict_end(self) -> None:
+        """Act after prediction."""
+
+    def on_predict_epoch_start(self) -> None:
+        """Act before the first prediction batch."""
+
+    def on_predict_epoch_end(self) -> None:
+        """Act after the last prediction batch."""
+
+    def on_predict_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Act before a prediction batch."""
+
+    def on_predict_batch_end(
+        self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Act after a prediction batch."""
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add to a checkpoint about to be written."""
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Read from a checkpoint about to be restored."""
+
+
+class LightningModule(ModuleHooks, nn.Module):
+    """A module that knows how it is trained.
+
+    Define `training_step` and `configure_optimizers`, and `validation_step`, `test_step` or `predict_step` as
+    needed. The Trainer, or any other driver, calls them through a Strategy.
+    """
+
+    automatic_optimization: bool = True
+    """Whether the driver runs backward and update; if False, `training_step` does, by `manual_backward` and
+    `optimizers()`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._trainer: Trainer | None = None
+
+    # --- what the user defines --------------------------------------------------------------------------
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the loss of a batch: a 0-dim tensor, a dict with the key "loss", or None to skip the update."""
+        raise NotImplementedError
+
+    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate a batch; log what is of interest."""
+        raise NotImplementedError
+
+    def test_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate a batch; log what is of interest."""
+        raise NotImplementedError
+
+    def predict_step(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return the predictions for a batch; `forward` unless overridden."""
+        return self(batch)
+
+    def configure_optimizers(self) -> Any:
+        """Return an optimizer; or several; or `(optimizers, schedulers)`; or a dict with "optimizer" and
+        "lr_scheduler"; or None for no update at all."""
+        raise NotImplementedError
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: DriverOptimizer,
+        optimizer_closure: Callable[[], Any],
+    ) -> None:
+        """Make one update; override to skip some or to warm up the learning rate."""
+        optimizer.step(closure=optimizer_closure)
+
+    # --- what the driver provides -----------------------------------------------------------------------
+
+    @property
+    def trainer(self) -> Trainer:
+        """The Trainer that drives this module at present.
+
+        Raises:
+            ConfigurationError: none does.
+        """
+        if self._trainer is None:
+            raise ConfigurationError(
+                f"{type(self).__name__} is attached to no Trainer; self.trainer is there during fit, validate, test "
+                "and predict"
+            )
+        return self._trainer
+
+    @trainer.setter
+    def trainer(self, trainer: Trainer | None) -> None:
+        self._trainer = trainer
+
+    @property
+    def current_epoch(self) -> int:
+        """Epochs completed; 0 without a Trainer."""
+        return self._trainer.current_epoch if self._trainer is not None else 0
+
+    @property
+    def global_step(self) -> int:
+        """Weight updates made; 0 without a Trainer."""
+        return self._trainer.global_step if self._trainer is not None else 0
+
+    @property
+    def global_rank(self) -> int:
+        """This process's global rank; 0 without a Trainer."""
+        return self._trainer.strategy.global_rank if self._trainer is not None else 0
+
+    @property
+    def local_rank(self) -> int:
+        """This process's rank on its node; 0 without a Trainer."""
+        return self._trainer.strategy.local_rank if self._trainer is not None else 0
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the module's parameters, or of its buffers if it has none."""
+        for tensor in (*self.parameters(), *self.buffers()):
+            return tensor.device
+        return torch.device("cpu")
+
+    @property
+    def logger(self) -> Any:
+        """The Trainer's first logger, or None."""
+        return self._trainer.logger if self._trainer is not None else None
+
+    def log(
+        self,
+        name: str,
+        value: Any,
+        prog_bar: bool = False,
+        logger: bool = True,
+        on_step: bool | None = None,
+        on_epoch: bool | None = None,
+        reduce_fx: ReduceFx = "mean",
+        sync_dist: bool = False,
+        batch_size: int | None = None,
+    ) -> None:
+        """Log a value; never waits for the device.
+
+        Args:
+            name: name of the metric.
+            value: a number or a 0-dim tensor.
+            prog_bar: show it in the progress bar.
+            logger: send it to the loggers.
+            on_step: keep the value of each step; default: in training steps.
+            on_epoch: combine over the epoch; default: everywhere but in training steps. With `on_step` too,
+                the names become `NAME_step` and `NAME_epoch`.
+            reduce_fx: how to combine over the epoch: "mean" (weighted by batch size), "sum", "min", "max".
+            sync_dist: combine over ranks as well; otherwise each rank keeps its own.
+            batch_size: weight in the mean; found from the batch when None.
+        """
+        if self._trainer is None:
+            warnings.warn(
+                f"log({name!r}) has no effect: no Trainer drives this module", stacklevel=2
+            )
+            return
+        self._trainer.metrics.log(
+            name, value, prog_bar, logger, on_step, on_epoch, reduce_fx, sync_dist, batch_size
+        )
+
+    def log_dict(self, dictionary: Mapping[str, Any], **options: Any) -> None:
+        """Log several values; the options are those of `log`."""
+        for name, value in dictionary.items():
+            self.log(name, value, **options)
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print on global rank 0 alone."""
+        if self.global_rank == 0:
+            print(*args, **kwargs)
+
+    def all_gather(self, data: Any, sync_grads: bool = False) -> Any:
+        """Collect tensors of equal shape (*s) from all ranks into (world_size, *s). Collective."""
+        return self.trainer.strategy.collectives.all_gather(data, sync_grads)
+
+    def optimizers(self) -> Any:
+        """The optimizer, or a list of them when there are several."""
+        optimizers = self.trainer.driver_optimizers
+        return optimizers[0] if len(optimizers) == 1 else optimizers
+
+    def lr_schedulers(self) -> Any:
+        """The learning-rate scheduler, a list when there are several, None when there is none."""
+        schedulers = self.trainer.strategy.schedulers
+        return schedulers[0] if len(schedulers) == 1 else (schedulers or None)
+
+    def manual_backward(self, loss: torch.Tensor) -> None:
+        """Run the backward pass, as the strategy and the precision need it."""
+        self.trainer.strategy.backward(loss)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the driver behind: deepcopy and pickle would follow it to everything else."""
+        return {**self.__dict__, "_trainer": None}
+
+
+def is_overridden(name: str, instance: object, base: type) -> bool:
+    """Whether an object defines a method itself, in its class or on the instance, rather than taking `base`'s."""
+    if name in vars(instance):
+        return True
+    mine = getattr(type(instance), name, None)
+    return mine is not None and mine is not getattr(base, name, None)

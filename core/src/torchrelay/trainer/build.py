@@ -1,0 +1,181 @@
+"""From a Resolution to a complete strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torchrelay.accelerators.accelerator import Accelerator
+from torchrelay.checkpoint.checkpoint_io import CheckpointIO
+from torchrelay.environments.environment import ClusterEnvironment
+from torchrelay.errors import ConfigurationError, UnavailableError, UnsupportedError
+from torchrelay.module import LightningModule, is_overridden
+from torchrelay.plugin.registry import Registry
+from torchrelay.plugin.specs import Capability
+from torchrelay.plugin.targets import load_target
+from torchrelay.precision.precision import Precision
+from torchrelay.strategies.plan import Needs
+from torchrelay.strategies.strategy import Parts, Strategy
+from torchrelay.trainer.options import Options
+from torchrelay.trainer.resolve import DeviceKind, Resolution
+
+PLUGIN_KINDS: dict[str, type] = {
+    "precision": Precision,
+    "cluster_environment": ClusterEnvironment,
+    "checkpoint_io": CheckpointIO,
+}
+
+
+def sort_plugins(plugins: Any, registry: Registry) -> dict[str, Any]:
+    """The components of `Trainer(plugins=...)`, by kind.
+
+    Args:
+        plugins: a component or the name of one, or a list of them.
+        registry: knows the names.
+
+    Raises:
+        ConfigurationError: something that is no component, or two of a kind.
+    """
+    items: Iterable[Any] = plugins if isinstance(plugins, (list, tuple)) else [plugins]
+    found: dict[str, Any] = {}
+    for item in items:
+        if item is None:
+            continue
+        kind = _kind_of_name(item, registry) if isinstance(item, str) else _kind_of_instance(item)
+        if kind in found:
+            raise ConfigurationError(
+                f"plugins has two of the kind {kind}: {found[kind]!r} and {item!r}; leave one out"
+            )
+        found[kind] = item
+    return found
+
+
+def _kind_of_instance(item: Any) -> str:
+    for kind, base in PLUGIN_KINDS.items():
+        if isinstance(item, base):
+            return kind
+    bases = ", ".join(base.__name__ for base in PLUGIN_KINDS.values())
+    raise ConfigurationError(f"plugins has {item!r}, which is none of {bases}, nor the name of one")
+
+
+def _kind_of_name(name: str, registry: Registry) -> str:
+    if any(name == offer.spec.name for offer in registry.environments):
+        return "cluster_environment"
+    if any(name == offer.spec.name for offer in registry.checkpoint_ios):
+        return "checkpoint_io"
+    if any(name == offer.spec.name for offer in registry.precisions):
+        return "precision"
+    raise ConfigurationError(
+        f"plugins has {name!r}, which is the name of no cluster environment, checkpoint IO or precision"
+    )
+
+
+def build(
+    resolution: Resolution,
+    registry: Registry,
+    *,
+    checkpoint_io: str | CheckpointIO | None = None,
+    sync_batchnorm: bool = False,
+) -> Strategy:
+    """Make the components that were chosen and the strategy that they complete.
+
+    Raises:
+        UserError: a component cannot be had here.
+    """
+    strategy = _strategy(resolution)
+    strategy.bind(
+        Parts(
+            accelerator=_accelerator(resolution.accelerator),
+            precision_plugin=_precision(resolution.precision),
+            checkpoint_io=_checkpoint_io(checkpoint_io, registry),
+            cluster_environment=resolution.cluster_environment,
+            devices=resolution.devices,
+            num_nodes=resolution.num_nodes,
+            sync_batchnorm=sync_batchnorm,
+        )
+    )
+    return strategy
+
+
+def _strategy(resolution: Resolution) -> Strategy:
+    chosen = resolution.strategy
+    if isinstance(chosen, Strategy):
+        return chosen
+    made = load_target(chosen.spec.target)(**chosen.spec.presets)
+    if not isinstance(made, Strategy):
+        raise ConfigurationError(
+            f"strategy {chosen.spec.alias!r} of {chosen.owner} is a {type(made).__name__}, which is no "
+            "torchrelay.strategies.Strategy; tell its authors"
+        )
+    return made
+
+
+def _accelerator(kind: DeviceKind) -> Accelerator:
+    if kind.instance is not None:
+        return kind.instance
+    if kind.spec is None:
+        raise ConfigurationError(f"accelerator {kind.name!r} has neither a spec nor an instance")
+    accelerator: Accelerator = load_target(kind.spec.target)()
+    if not accelerator.is_available():
+        raise UnavailableError(
+            f"accelerator={kind.name!r}: the hardware is there, but torch cannot use it; check that the installed "
+            "torch is built for it and that its driver is recent enough"
+        )
+    return accelerator
+
+
+def _precision(chosen: Any) -> Precision:
+    if isinstance(chosen, Precision):
+        return chosen
+    made: Precision = load_target(chosen.spec.target)(**chosen.spec.presets)
+    return made
+
+
+def _checkpoint_io(chosen: str | CheckpointIO | None, registry: Registry) -> CheckpointIO:
+    if isinstance(chosen, CheckpointIO):
+        return chosen
+    offer = registry.checkpoint_io(chosen or "torch")
+    made: CheckpointIO = load_target(offer.spec.target)()
+    return made
+
+
+def refuse_unsupported(
+    strategy: Strategy, options: Options, module: LightningModule | None = None, stage: str = "fit"
+) -> None:
+    """Refuse, before any process starts, what the strategy declares it cannot do.
+
+    Raises:
+        UnsupportedError: with every reason.
+    """
+    needs = Needs(
+        capabilities=_needed(strategy.num_nodes, options, module, stage),
+        precision=strategy.precision_plugin.name,
+        num_nodes=strategy.num_nodes,
+    )
+    reasons = strategy.refusals(needs)
+    if reasons:
+        raise UnsupportedError(f"{type(strategy).__name__} cannot do this: {'; '.join(reasons)}")
+
+
+def _needed(
+    num_nodes: int, options: Options, module: LightningModule | None, stage: str
+) -> dict[Capability, str]:
+    """The capabilities that a run needs, each with where the need comes from."""
+    n, clip = options.accumulate_grad_batches, options.plan.clip
+    needed = {
+        Capability.GRADIENT_ACCUMULATION: f"accumulate_grad_batches={n}" if n > 1 else "",
+        Capability.CLIP_BY_NORM: "gradient_clip_val" if clip and clip.algorithm == "norm" else "",
+        Capability.CLIP_BY_VALUE: "gradient_clip_val" if clip and clip.algorithm == "value" else "",
+        Capability.MULTIPLE_NODES: f"num_nodes={num_nodes}" if num_nodes > 1 else "",
+        Capability.SYNC_BATCHNORM: "sync_batchnorm=True" if options.sync_batchnorm else "",
+    }
+    if module is not None:
+        name = type(module).__name__
+        own_step = is_overridden("optimizer_step", module, LightningModule)
+        needed |= {
+            Capability.MANUAL_OPTIMIZATION: "" if module.automatic_optimization else name,
+            Capability.CUSTOM_OPTIMIZER_STEP: f"{name}.optimizer_step" if own_step else "",
+            Capability.EVALUATION: stage if stage in ("validate", "test") else "",
+            Capability.PREDICTION: stage if stage == "predict" else "",
+        }
+    return {capability: origin for capability, origin in needed.items() if origin}

@@ -1,0 +1,85 @@
+"""Validation, test and prediction, from top to bottom."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from torchrelay.trainer.data import Portion, set_epoch
+from torchrelay.trainer.session import Session
+
+HOOK_NAMES = {"validate": "validation"}
+
+
+def evaluate(session: Session) -> list[dict[str, float]]:
+    """Evaluate the data of the session's stage; the combined metrics, one dict a data loader."""
+    stage = session.job.stage
+    evaluate_portion(session, stage, session.require_portion(stage))
+    values = session.evaluation_metrics[stage].epoch_values()
+    return [{name: float(value) for name, value in values.items()}]
+
+
+def predict(session: Session) -> list[Any]:
+    """This rank's predictions, one entry a batch."""
+    return evaluate_portion(session, "predict", session.require_portion("predict"))
+
+
+def evaluate_portion(
+    session: Session, stage: str, portion: Portion, at_most: int | None = None
+) -> list[Any]:
+    """Run the module over batches without gradients, in evaluation mode; training modes are put back after.
+
+    Args:
+        session: the run.
+        stage: "validate", "test" or "predict".
+        portion: the batches.
+        at_most: stop after so many.
+
+    Returns:
+        What `predict_step` returned for each batch; empty for the other stages.
+    """
+    hook = f"on_{HOOK_NAMES.get(stage, stage)}"
+    strategy, call = session.strategy, session.hooks.call
+    without_gradients = strategy.grad_off if session.options.inference_mode else torch.no_grad
+    modes = {module: module.training for module in session.module.modules()}
+    session.module.eval()
+    set_epoch(portion.loader, session.progress.epoch)
+    with session.recording(stage) as metrics, strategy.stage(stage), without_gradients():
+        call(f"{hook}_start")
+        call(f"{hook}_epoch_start")
+        metrics.in_step = True
+        results = _batches(session, stage, portion, at_most)
+        metrics.in_step = False
+        call(f"{hook}_epoch_end")
+        metrics.close_epoch()
+    for module, training in modes.items():
+        module.training = training
+    session.send_epoch_metrics(metrics)
+    call(f"{hook}_end")
+    return results
+
+
+def _batches(session: Session, stage: str, portion: Portion, at_most: int | None) -> list[Any]:
+    prefix = HOOK_NAMES.get(stage, stage)
+    name = f"{prefix}_step"
+    on_start = session.hooks.get(f"on_{prefix}_batch_start")
+    on_end = session.hooks.get(f"on_{prefix}_batch_end")
+    strategy, metrics = session.strategy, session.metrics
+    move = session.mover()
+    keep = stage == "predict"
+    results = []
+    for i, (batch, _) in enumerate(portion.batches()):
+        if at_most is not None and i >= at_most:
+            break
+        if move is not None:
+            batch = move(batch)
+        metrics.batch = batch
+        if on_start is not None:
+            on_start(batch, i, 0)
+        outputs = strategy.evaluation_step(name, batch, i)
+        if keep:
+            results.append(outputs)
+        if on_end is not None:
+            on_end(outputs, batch, i, 0)
+    return results

@@ -1,0 +1,296 @@
+"""Training, from top to bottom."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from torchrelay.errors import ConfigurationError
+from torchrelay.module import LightningModule, is_overridden
+from torchrelay.trainer.data import set_epoch
+from torchrelay.trainer.evaluate import evaluate_portion
+from torchrelay.trainer.optimizers import StrategyOptimizer
+from torchrelay.trainer.session import Session
+
+
+def fit(session: Session) -> None:
+    """Train until an end is reached; the strategy is set up and the checkpoint restored."""
+    loop = FitLoop(session)
+    hooks, strategy = session.hooks, session.strategy
+    hooks.call("on_fit_start")
+    loop.sanity_check()
+    with strategy.stage("train"):
+        hooks.call("on_train_start")
+        while not loop.done():
+            loop.epoch()
+        hooks.call("on_train_end")
+    hooks.call("on_fit_end")
+
+
+class EpochEnd(enum.Enum):
+    """Why the rest of an epoch is left out."""
+
+    ASKED_FOR = "on_train_batch_start returned -1"
+
+
+class FitLoop:
+    """The loop of training.
+
+    A *window* is the micro-batches whose gradients make one update; only the last of them, the *boundary*,
+    updates. `compute` makes gradients of one batch and `ready` makes them final, so that the user may put either
+    into a closure of his own.
+
+    Args:
+        session: the run.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.trainer = session.trainer
+        self.module = session.module
+        self.strategy = session.strategy
+        self.progress = session.progress
+        self.plan = session.plan
+        self.data = session.require_portion("train")
+        self.validation = session.portion("validate") if self._validates() else None
+        self.trainer.num_training_batches = self.data.number
+        self.optimizers = [
+            StrategyOptimizer(optimizer, self.strategy, self.ready, self.count_update)
+            for optimizer in self.strategy.optimizers
+        ]
+        self.trainer.driver_optimizers = self.optimizers
+        self._listen()
+        self.batch: Any = None
+        self.batch_idx = 0
+        self.in_window = 0
+        self.outputs: Any = None
+
+    def _validates(self) -> bool:
+        return is_overridden("validation_step", self.module, LightningModule)
+
+    def _listen(self) -> None:
+        """Look up once what a step would otherwise ask at each step."""
+        get = self.session.hooks.get
+        self.on_batch_start = get("on_train_batch_start")
+        self.on_batch_end = get("on_train_batch_end")
+        self.on_before_backward = get("on_before_backward")
+        self.on_after_backward = get("on_after_backward")
+        self.on_before_zero_grad = get("on_before_zero_grad")
+        self.on_before_optimizer_step = get("on_before_optimizer_step")
+        self.manual = not self.module.automatic_optimization
+        self.log_every = self.session.options.log_every_n_steps
+        self.own_step = is_overridden("optimizer_step", self.module, LightningModule)
+        self.move = self.session.mover()
+        self.step_schedulers = [c for c in self.session.schedulers if c.interval == "step"]
+        self.epoch_schedulers = [c for c in self.session.schedulers if c.interval == "epoch"]
+
+    # --- how long ---------------------------------------------------------------------------------------
+
+    def done(self) -> bool:
+        """Whether an end is reached: epochs, updates, or somebody asked to stop and the minimum is behind."""
+        options, progress = self.session.options, self.progress
+        if progress.epoch >= options.last_epoch or progress.global_step >= options.last_step:
+            return True
+        return self.trainer.should_stop and self.minimum_reached()
+
+    def minimum_reached(self) -> bool:
+        """Whether `min_epochs` and `min_steps` allow an early end."""
+        options = self.session.options
+        epochs, steps = options.min_epochs or 0, options.min_steps or 0
+        return self.progress.epoch >= epochs and self.progress.global_step >= steps
+
+    # --- an epoch ---------------------------------------------------------------------------------------
+
+    def epoch(self) -> None:
+        """Train on every batch once, validate, step the schedulers, and offer to checkpoint."""
+        set_epoch(self.data.loader, self.progress.epoch)
+        self.session.hooks.call("on_train_epoch_start")
+        complete = True
+        for batch, last in self.batches():
+            if self.step(batch, last) is EpochEnd.ASKED_FOR:
+                break
+            if not last and self.interrupted():
+                complete = False
+                break
+        self.close_epoch(complete)
+
+    def batches(self) -> Iterator[tuple[Any, bool]]:
+        """The rest of the epoch's batches; after a resume, those that came before are drawn and dropped.
+
+        The random state at the beginning of the epoch decides the order, so it is kept for checkpoints, and a
+        resumed epoch begins from it before it takes up the state at which the checkpoint was made.
+        """
+        rng = self.session.epoch_rng
+        rng.begin()
+        batches = self.data.batches(skip=self.progress.batch)
+        first = next(batches, None)
+        rng.continue_from_checkpoint()
+        if first is not None:
+            yield first
+            yield from batches
+
+    def interrupted(self) -> bool:
+        """Whether to leave the epoch at this boundary."""
+        if self.in_window:
+            return False
+        if self.progress.global_step >= self.session.options.last_step:
+            return True
+        return self.trainer.should_stop and self.minimum_reached()
+
+    def close_epoch(self, complete: bool) -> None:
+        """End the epoch; one that was left early is not validated, and stays open for a resume."""
+        session, progress = self.session, self.progress
+        if complete and self._validation_is_due():
+            self.validate()
+        session.metrics.in_step = False
+        session.hooks.call("on_train_epoch_end")
+        session.train_metrics.close_epoch()
+        session.send_epoch_metrics(session.train_metrics)
+        if complete:
+            for config in self.epoch_schedulers:
+                if (progress.epoch + 1) % config.frequency == 0:
+                    config.step(session.values)
+            progress.close_epoch()
+        session.offer_checkpoint("epoch")
+
+    def _validation_is_due(self) -> bool:
+        return (self.progress.epoch + 1) % self.session.options.check_val_every_n_epoch == 0
+
+    def validate(self) -> None:
+        """Evaluate the validation data, if there is any."""
+        if self.validation is not None:
+            evaluate_portion(self.session, "validate", self.validation)
+
+    def sanity_check(self) -> None:
+        """Try a few validation batches before training, so that a mistake in validation costs no epoch."""
+        steps = self.session.options.num_sanity_val_steps
+        if self.validation is None or not steps or self.progress.batches:
+            return
+        session = self.session
+        session.sanity_checking = True
+        session.hooks.call("on_sanity_check_start")
+        evaluate_portion(session, "validate", self.validation, at_most=None if steps < 0 else steps)
+        session.evaluation_metrics.clear()
+        session.hooks.call("on_sanity_check_end")
+        session.sanity_checking = False
+
+    # --- a batch ----------------------------------------------------------------------------------------
+
+    def step(self, batch: Any, last: bool) -> EpochEnd | None:
+        """Train on one batch; returns whether a hook ends the epoch."""
+        i = self.progress.batch
+        if self.move is not None:
+            batch = self.move(batch)
+        metrics = self.session.metrics
+        metrics.in_step, metrics.batch = True, batch
+        if self.on_batch_start is not None and self.on_batch_start(batch, i) == -1:
+            return EpochEnd.ASKED_FOR
+        self.batch, self.batch_idx = batch, i
+        boundary = self.manual or last or (i + 1) % self.plan.accumulate == 0
+        if self.manual:
+            self.outputs = self.strategy.training_step(batch, i)
+        elif boundary:
+            self.update()
+            self.in_window = 0
+        else:
+            with self.strategy.accumulating():
+                self.compute()
+            self.in_window += 1
+        self.progress.batch += 1
+        self.progress.batches += 1
+        if self.on_batch_end is not None:
+            self.on_batch_end(_detached(self.outputs), batch, i)
+        if boundary:
+            if self.progress.global_step % self.log_every == 0:
+                self.session.send_step_metrics()
+            self.session.offer_checkpoint("step")
+        return None
+
+    def update(self) -> None:
+        """Compute the boundary's gradients and update every optimizer."""
+        if not self.optimizers:
+            self.compute()
+            return
+        optimizer = self.optimizers[0]
+        if self.own_step:
+            self.module.optimizer_step(self.progress.epoch, self.batch_idx, optimizer, self.compute)
+        else:
+            self.strategy.optimizer_step(optimizer.optimizer, self.closure)
+            self.count_update()
+
+    def closure(self) -> Any:
+        """What an update needs first: gradients, made final."""
+        loss = self.compute()
+        self.ready(self.optimizers[0].optimizer)
+        return loss
+
+    def compute(self) -> torch.Tensor | None:
+        """Forward and backward of the current batch; the first of a window clears the gradients before."""
+        outputs = self.strategy.training_step(self.batch, self.batch_idx)
+        self.outputs = outputs
+        if self.in_window == 0:
+            self.zero_grad()
+        loss = loss_of(outputs)
+        if loss is None:
+            return None
+        if self.plan.loss_divisor != 1:
+            loss = loss / self.plan.loss_divisor
+        if self.on_before_backward is not None:
+            self.on_before_backward(loss)
+        self.strategy.backward(loss)
+        if self.on_after_backward is not None:
+            self.on_after_backward()
+        return loss
+
+    def zero_grad(self) -> None:
+        """Clear the gradients of every optimizer."""
+        for optimizer in self.strategy.optimizers:
+            if self.on_before_zero_grad is not None:
+                self.on_before_zero_grad(optimizer)
+            self.strategy.zero_grad(optimizer)
+
+    def ready(self, optimizer: Optimizer) -> None:
+        """Make gradients what the update is to see: reduced, unscaled, seen by hooks, clipped."""
+        self.strategy.finalize_gradients(optimizer)
+        if self.on_before_optimizer_step is not None:
+            self.on_before_optimizer_step(optimizer)
+        if self.plan.clip is not None and not self.manual:
+            self.strategy.clip_gradients(optimizer, self.plan.clip)
+
+    def count_update(self) -> None:
+        """Count an update and step the schedulers that follow updates."""
+        self.progress.global_step += self.plan.updates
+        if self.manual:
+            return
+        for config in self.step_schedulers:
+            if self.progress.global_step % config.frequency == 0:
+                config.step(self.session.values)
+
+
+def loss_of(outputs: Any) -> torch.Tensor | None:
+    """The loss that a training step returned: a tensor, the "loss" of a dict, or None for no update.
+
+    Raises:
+        ConfigurationError: it returned something else.
+    """
+    if outputs is None or isinstance(outputs, torch.Tensor):
+        return outputs
+    if isinstance(outputs, dict) and isinstance(outputs.get("loss"), torch.Tensor):
+        loss: torch.Tensor = outputs["loss"]
+        return loss
+    raise ConfigurationError(
+        f"training_step returned {type(outputs).__name__}; return the loss (a 0-dim tensor), a dict whose 'loss' is "
+        "one, or None to skip the update"
+    )
+
+
+def _detached(outputs: Any) -> Any:
+    if isinstance(outputs, torch.Tensor):
+        return outputs.detach()
+    if isinstance(outputs, dict):
+        return {name: _detached(value) for name, value in outputs.items()}
+    return outputs

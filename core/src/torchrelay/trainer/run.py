@@ -1,0 +1,148 @@
+"""How a job runs: refused or launched by the caller's process, then set up, done and torn down in each process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torchrelay.errors import CheckpointError, ConfigurationError
+from torchrelay.launchers.failure import mark
+from torchrelay.module import LightningModule, is_overridden
+from torchrelay.plugin.registry import get_registry
+from torchrelay.trainer import snapshot
+from torchrelay.trainer.build import refuse_unsupported
+from torchrelay.trainer.evaluate import evaluate, predict
+from torchrelay.trainer.fit import fit
+from torchrelay.trainer.session import Job, Session
+
+if TYPE_CHECKING:
+    from torchrelay.trainer.trainer import Trainer
+
+STAGES: dict[str, Callable[[Session], Any]] = {
+    "fit": fit,
+    "validate": evaluate,
+    "test": evaluate,
+    "predict": predict,
+}
+
+STEP_NAMES = {"fit": "training_step", "validate": "validation_step", "test": "test_step"}
+
+
+@dataclass
+class Outcome:
+    """What a caller whose own process took no part receives.
+
+    Attributes:
+        result: what the stage returned.
+        model_state: the fitted parameters and buffers, by name, on the CPU; empty when nothing was fitted.
+        metrics: every metric, by name.
+        callbacks: states of the callbacks.
+        progress: the counters.
+    """
+
+    result: Any
+    model_state: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    progress: dict[str, Any] = field(default_factory=dict)
+
+
+def execute(trainer: Trainer, job: Job) -> Any:
+    """Run a job in as many processes as the strategy makes; what the stage returned on rank 0.
+
+    Raises:
+        UserError: the job cannot be run as it is; no process has been started.
+        WorkerError: another process failed.
+    """
+    check(trainer, job)
+    registry = get_registry()
+    registry.notify("torchrelay_before_launch", strategy=trainer.strategy)
+    launcher = trainer.strategy.launcher
+    if launcher is None:
+        return work(trainer, job).result
+    outcome: Outcome = launcher.launch(work, trainer, job)
+    if launcher.returns_to_caller:
+        adopt(trainer, job, outcome)
+    return outcome.result
+
+
+def check(trainer: Trainer, job: Job) -> None:
+    """Refuse, before any process starts, what is known to fail."""
+    module = job.module
+    if not isinstance(module, LightningModule):
+        raise ConfigurationError(
+            f"{job.stage} needs a torchrelay.LightningModule, not {type(module).__name__}"
+        )
+    needed = [STEP_NAMES[job.stage]] if job.stage in STEP_NAMES else []
+    needed += ["configure_optimizers"] if job.stage == "fit" else []
+    for name in needed:
+        if not is_overridden(name, module, LightningModule):
+            raise ConfigurationError(
+                f"{type(module).__name__} has no {name}; {job.stage} needs it: define "
+                f"{name}(self{', batch, batch_idx' if name.endswith('step') else ''})"
+            )
+    refuse_unsupported(trainer.strategy, trainer.options, module, job.stage)
+    if job.ckpt_path is not None and not os.path.exists(job.ckpt_path):
+        raise CheckpointError(f"ckpt_path={job.ckpt_path!r} does not exist")
+
+
+def work(trainer: Trainer, job: Job) -> Outcome:
+    """Do a job in this process, which is one of those of the run."""
+    strategy, module = trainer.strategy, job.module
+    notify = get_registry().notify
+    module.trainer = trainer
+    session = trainer.session = Session(trainer, job)
+    try:
+        strategy.setup_environment()
+        _each(trainer, "setup", module, job.stage)
+        strategy.setup(module, session.build if job.stage == "fit" else None)
+        notify("torchrelay_after_setup", strategy=strategy)
+        if job.ckpt_path is not None:
+            checkpoint = strategy.load_checkpoint(job.ckpt_path, weights_only=job.weights_only)
+            snapshot.restore(session, checkpoint)
+        result = STAGES[job.stage](session)
+        return _outcome(trainer, session, result)
+    except BaseException as error:
+        mark(error)
+        strategy.on_exception(error)
+        notify("torchrelay_on_exception", strategy=strategy, error=error)
+        _each(trainer, "on_exception", module, error)
+        raise
+    finally:
+        _each(trainer, "teardown", module, job.stage)
+        strategy.teardown()
+        notify("torchrelay_after_teardown", strategy=strategy)
+        module.trainer = None
+
+
+def _each(trainer: Trainer, name: str, module: LightningModule, argument: Any) -> None:
+    for callback in trainer.callbacks:
+        getattr(callback, name)(trainer, module, argument)
+
+
+def _outcome(trainer: Trainer, session: Session, result: Any) -> Outcome:
+    launcher = trainer.strategy.launcher
+    if launcher is None or not launcher.returns_to_caller:
+        return Outcome(result)
+    fitted = session.job.stage == "fit"
+    state = trainer.strategy.model_state() if fitted else {}
+    return Outcome(
+        result,
+        {name: value.cpu() if hasattr(value, "cpu") else value for name, value in state.items()},
+        session.values(),
+        snapshot.callback_states(trainer.callbacks),
+        session.progress.state_dict(),
+    )
+
+
+def adopt(trainer: Trainer, job: Job, outcome: Outcome) -> None:
+    """Give the caller's module, callbacks and trainer what was reached in the other processes."""
+    if outcome.model_state:
+        job.module.load_state_dict(outcome.model_state)
+    for callback in trainer.callbacks:
+        if callback.state_key in outcome.callbacks:
+            callback.load_state_dict(outcome.callbacks[callback.state_key])
+    trainer.progress.load_state_dict(outcome.progress)
+    trainer.received_metrics = outcome.metrics

@@ -1,0 +1,159 @@
+"""A run's whole state as one canonical checkpoint, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torchrelay.checkpoint import rng, schema
+from torchrelay.errors import CheckpointError
+from torchrelay.strategies.strategy import Strategy
+
+if TYPE_CHECKING:
+    from torchrelay.trainer.session import Session
+
+
+class EpochRNG:
+    """The random state at the beginning of an epoch, which decides the order of its data."""
+
+    def __init__(self) -> None:
+        self.at_start: dict[str, Any] | None = None
+        self._resume_from: dict[str, Any] | None = None
+        self._then: dict[str, Any] | None = None
+
+    def begin(self) -> None:
+        """Note the state at an epoch's beginning; in a resumed epoch, return to it."""
+        if self._resume_from is not None:
+            rng.restore(self._resume_from)
+            self._resume_from = None
+        self.at_start = rng.capture()
+
+    def continue_from_checkpoint(self) -> None:
+        """After the data of a resumed epoch is under way, go on with the state of the checkpoint."""
+        if self._then is not None:
+            rng.restore(self._then)
+            self._then = None
+
+    def resume(self, at_start: dict[str, Any], then: dict[str, Any]) -> None:
+        """Let the next epoch begin from one state and go on with another."""
+        self._resume_from, self._then = at_start, then
+
+
+def dump(session: Session, *, weights_only: bool = False) -> dict[str, Any]:
+    """The checkpoint of a run at this point. Collective; complete on rank 0.
+
+    Args:
+        session: the run.
+        weights_only: leave out everything but the model and its hyper-parameters.
+    """
+    strategy, trainer = session.strategy, session.trainer
+    checkpoint: dict[str, Any] = {
+        "state_dict": strategy.model_state(),
+        "epoch": session.progress.epoch,
+        "global_step": session.progress.global_step,
+        "hyper_parameters": dict(getattr(session.module, "hparams", {})),
+        "torchrelay": _manifest(session),
+    }
+    if not weights_only:
+        checkpoint["optimizer_states"] = [strategy.optimizer_state(o) for o in strategy.optimizers]
+        checkpoint["lr_schedulers"] = [c.scheduler.state_dict() for c in session.schedulers]
+        checkpoint["loops"] = {"fit": session.progress.state_dict()}
+        checkpoint["callbacks"] = callback_states(trainer.callbacks)
+        checkpoint["precision"] = strategy.precision_plugin.state_dict()
+        checkpoint["rng"] = _gathered_rng(session)
+    for callback in trainer.callbacks:
+        callback.on_save_checkpoint(trainer, session.module, checkpoint)
+    session.module.on_save_checkpoint(checkpoint)
+    return checkpoint
+
+
+def _manifest(session: Session) -> dict[str, Any]:
+    """Who writes the checkpoint; a strategy that the user made comes from no distribution."""
+    strategy, chosen = session.strategy, session.trainer.resolution.strategy
+    facts: dict[str, Any] = {"strategy": type(strategy).__name__, "world_size": strategy.world_size}
+    if not isinstance(chosen, Strategy):
+        facts |= {
+            "alias": chosen.spec.alias,
+            "distribution": chosen.owner.distribution,
+            "distribution_version": chosen.owner.version,
+        }
+    return schema.make_manifest(**facts)
+
+
+def callback_states(callbacks: list[Any]) -> dict[str, Any]:
+    """The states of those callbacks that have one, by their keys."""
+    states = {callback.state_key: callback.state_dict() for callback in callbacks}
+    return {key: state for key, state in states.items() if state}
+
+
+def restore(session: Session, checkpoint: Mapping[str, Any]) -> None:
+    """Take up a run from a checkpoint; the strategy is set up.
+
+    Raises:
+        CheckpointError: it is of another model, or has no state to train on from.
+    """
+    strategy, trainer = session.strategy, session.trainer
+    schema.check_manifest(checkpoint)
+    for callback in trainer.callbacks:
+        callback.on_load_checkpoint(trainer, session.module, dict(checkpoint))
+    session.module.on_load_checkpoint(dict(checkpoint))
+    strategy.load_model_state(checkpoint["state_dict"])
+    if session.job.stage != "fit":
+        return
+    _restore_optimizers(session, checkpoint)
+    strategy.precision_plugin.load_state_dict(dict(checkpoint.get("precision") or {}))
+    for callback in trainer.callbacks:
+        state = (checkpoint.get("callbacks") or {}).get(callback.state_key)
+        if state is not None:
+            callback.load_state_dict(state)
+    _restore_progress(session, checkpoint)
+    _restore_rng(session, checkpoint)
+
+
+def _restore_optimizers(session: Session, checkpoint: Mapping[str, Any]) -> None:
+    strategy = session.strategy
+    if "optimizer_states" not in checkpoint:
+        raise CheckpointError(
+            "the checkpoint holds weights alone, so training cannot go on from it; load them with "
+            "module.load_state_dict(...) and fit without ckpt_path"
+        )
+    for kind, here, there in (
+        ("optimizers", strategy.optimizers, checkpoint["optimizer_states"]),
+        ("learning-rate schedulers", session.schedulers, checkpoint["lr_schedulers"]),
+    ):
+        if len(here) != len(there):
+            raise CheckpointError(
+                f"the checkpoint has {len(there)} {kind} and configure_optimizers returns {len(here)}; resume with the "
+                "same configure_optimizers"
+            )
+    for optimizer, state in zip(strategy.optimizers, checkpoint["optimizer_states"], strict=True):
+        strategy.load_optimizer_state(optimizer, state)
+    for config, state in zip(session.schedulers, checkpoint["lr_schedulers"], strict=True):
+        config.scheduler.load_state_dict(state)
+
+
+def _restore_progress(session: Session, checkpoint: Mapping[str, Any]) -> None:
+    loops = (checkpoint.get("loops") or {}).get("fit", {})
+    if "global_step" in loops:
+        session.progress.load_state_dict(loops)
+    else:
+        session.progress.epoch = int(checkpoint.get("epoch", 0))
+        session.progress.global_step = int(checkpoint.get("global_step", 0))
+
+
+def _gathered_rng(session: Session) -> dict[str, Any]:
+    """Each rank's random states: now, and at the epoch's beginning."""
+    mine = {"now": rng.capture(), "epoch_start": session.epoch_rng.at_start}
+    ranks = session.strategy.collectives.gather_objects(mine)
+    return {"ranks": ranks}
+
+
+def _restore_rng(session: Session, checkpoint: Mapping[str, Any]) -> None:
+    ranks = (checkpoint.get("rng") or {}).get("ranks") or []
+    if len(ranks) != session.strategy.world_size:
+        return  # other ranks draw other numbers anyway
+    mine = ranks[session.strategy.global_rank]
+    if session.progress.batch and mine["epoch_start"] is not None:
+        session.epoch_rng.resume(mine["epoch_start"], mine["now"])
+    else:
+        rng.restore(mine["now"])
