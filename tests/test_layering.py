@@ -19,6 +19,7 @@ LAYERS = (
     "errors",
     "plugin",
     "tree",
+    "seed",
     "checkpoint",
     "precision",
     "accelerators",
@@ -226,8 +227,17 @@ def strategies_inherit_from_the_contract_alone(module: Module) -> Iterator[Breac
         if isinstance(node, ast.ClassDef) and node.name.endswith("Strategy"):
             for base in map(ast.unparse, node.bases):
                 name = base.rpartition(".")[2]
-                if name.endswith("Strategy") and name not in STRATEGY_BASES:
+                concrete = name.endswith("Strategy") and name not in STRATEGY_BASES
+                if concrete and not _only_presets(node, module):
                     yield node.lineno, f"{node.name} inherits from {name}: compose instead"
+
+
+def _only_presets(node: ast.ClassDef, module: Module) -> bool:
+    """Whether a class gives arguments of its neighbour's constructor other defaults, and nothing else."""
+    neighbours = {each.name for each in module.tree.body if isinstance(each, ast.ClassDef)}
+    body = [part for part in node.body if not isinstance(part, ast.Expr)]
+    constructor = len(body) == 1 and getattr(body[0], "name", "") == "__init__"
+    return constructor and all(ast.unparse(base) in neighbours for base in node.bases)
 
 
 RULES: tuple[Rule, ...] = (
@@ -366,6 +376,12 @@ PLUGIN = "plugins/strategy-x/src/torchrelay_x"
             strategies_inherit_from_the_contract_alone,
             f"{PLUGIN}/strategy.py",
             "class B(A): ...\nclass XStrategy(other.YStrategy): ...",
+            "XStrategy inherits from YStrategy",
+        ),
+        (
+            strategies_inherit_from_the_contract_alone,
+            f"{PLUGIN}/strategy.py",
+            "class YStrategy(Strategy): ...\nclass XStrategy(YStrategy):\n  def wrap(self): ...",
             "XStrategy inherits from YStrategy",
         ),
     ],

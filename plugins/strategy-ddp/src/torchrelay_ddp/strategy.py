@@ -1,0 +1,192 @@
+"""DDPStrategy: one process a device, each with the whole model; gradients are averaged during backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from typing import Any, ClassVar, Literal, get_args
+
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from torchrelay.collectives import Collectives, TorchCollectives
+from torchrelay.environments import LocalEnvironment
+from torchrelay.errors import ConfigurationError
+from torchrelay.launchers import Launcher, MultiProcessingLauncher, ScriptLauncher
+from torchrelay.plugin import Capabilities
+from torchrelay.strategies import Build, Needs, ParallelStrategy, StepDispatcher
+from torchrelay_ddp.ddp_options import CommunicationHook, split
+from torchrelay_ddp.gradients import average_gradients
+from torchrelay_ddp.plugin import DDP_CAPABILITIES
+
+StartMethod = Literal["script", "spawn", "fork"]
+
+
+class DDPStrategy(ParallelStrategy):
+    """One process a device, each with the whole model; gradients are averaged during backward.
+
+    Override `configure_ddp` to wrap the model yourself.
+
+    Args:
+        start_method: how processes come into being when nobody has made them: "script" runs this script again in
+            each, "spawn" and "fork" start them from this process.
+        process_group_backend: backend of torch.distributed; the accelerator's when None.
+        timeout: how long a collective may wait; torch's default when None.
+        ddp_comm_hook: decides how gradients are communicated; see `torch.distributed.algorithms.ddp_comm_hooks`.
+        ddp_comm_state: the hook's first argument.
+        ddp_comm_wrapper: wraps the hook.
+        model_averaging_period: updates between two averagings of the weights, for a post-local SGD hook.
+        options: the components of a strategy (see `Strategy`), `parallel_devices`, and the arguments of
+            `torch.nn.parallel.DistributedDataParallel`; `gradient_as_bucket_view` is on unless turned off.
+
+    Raises:
+        ConfigurationError: an option is unknown, or needs another.
+    """
+
+    capabilities: ClassVar[Capabilities] = DDP_CAPABILITIES
+
+    def __init__(
+        self,
+        *,
+        start_method: StartMethod = "script",
+        process_group_backend: str | None = None,
+        timeout: timedelta | None = None,
+        ddp_comm_hook: Callable[..., Any] | None = None,
+        ddp_comm_state: Any = None,
+        ddp_comm_wrapper: Callable[..., Any] | None = None,
+        model_averaging_period: int | None = None,
+        **options: Any,
+    ) -> None:
+        components, arguments = split(options, type(self).__name__)
+        super().__init__(**components)
+        if start_method not in get_args(StartMethod):
+            raise ConfigurationError(
+                f"start_method={start_method!r} must be one of {', '.join(get_args(StartMethod))}"
+            )
+        self.start_method: StartMethod = start_method
+        self.process_group_backend = process_group_backend
+        self.timeout = timeout
+        self.communication = CommunicationHook(
+            hook=ddp_comm_hook,
+            state=ddp_comm_state,
+            wrapper=ddp_comm_wrapper,
+            model_averaging_period=model_averaging_period,
+        )
+        self.ddp_arguments = {"gradient_as_bucket_view": True, **arguments}
+
+    # --- composition ------------------------------------------------------------------------------------
+
+    def default_collectives(self) -> Collectives:
+        """torch.distributed, with the backend of the accelerator unless one was given."""
+        backend = self.process_group_backend or self.accelerator.process_group_backend
+        return TorchCollectives(backend=backend, timeout=self.timeout)
+
+    def default_launcher(self) -> Launcher | None:
+        """By the start method, where nobody has made the processes already."""
+        environment = self.cluster_environment
+        if environment.creates_processes or not isinstance(environment, LocalEnvironment):
+            return None
+        method = self.start_method
+        if method == "script":
+            return ScriptLauncher(environment, self.processes_per_node)
+        return MultiProcessingLauncher(environment, self.processes_per_node, method)
+
+    def refusals(self, needs: Needs) -> list[str]:
+        """An accelerator without collectives cannot be had, nor SyncBatchNorm where torch has none."""
+        reasons = super().refusals(needs)
+        name = self.accelerator.name
+        if not (self.process_group_backend or self.accelerator.process_group_backend):
+            reasons.append(
+                f"torch.distributed has no backend for accelerator {name!r}; take devices=1, or name one by "
+                "process_group_backend"
+            )
+        if self.sync_batchnorm and name == "cpu":
+            reasons.append(
+                "sync_batchnorm=True: torch.nn.SyncBatchNorm runs on GPUs only; leave it out on the CPU"
+            )
+        return reasons
+
+    # --- model ------------------------------------------------------------------------------------------
+
+    def place(self) -> None:
+        """Move the model; synchronised batch norm first, so that the wrapper sees the final modules."""
+        if self.sync_batchnorm:
+            convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm
+            self.adopt(convert(self.module))
+        super().place()
+
+    def wrap(self) -> None:
+        """Wrap the model, unless nothing in it is trained."""
+        if not any(parameter.requires_grad for parameter in self.module.parameters()):
+            return
+        self.model = StepDispatcher(self.module)
+        self.configure_ddp()
+        if isinstance(self.model, DistributedDataParallel):
+            self.communication.register(self.model)
+
+    def configure_ddp(self) -> None:
+        """Wrap `self.model`; override to use a wrapper of your own."""
+        self.model = DistributedDataParallel(
+            self.model, device_ids=self.device_ids, **self.ddp_arguments
+        )
+
+    @property
+    def device_ids(self) -> list[int] | None:
+        """What DistributedDataParallel is to be told of this process's device: its index; None on the CPU."""
+        index = self.root_device.index
+        return None if index is None or self.root_device.type == "cpu" else [index]
+
+    def build(self, build: Build) -> None:
+        """Build the optimizers; with post-local SGD they average the weights as well."""
+        super().build(build)
+        period = self.communication.model_averaging_period
+        if period is None:
+            return
+        from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
+        from torch.distributed.optim import PostLocalSGDOptimizer
+
+        warmup = self.communication.state.start_localSGD_iter
+        for index, optimizer in enumerate(self.optimizers):
+            averager = PeriodicModelAverager(period=period, warmup_steps=warmup)
+            self.swap_optimizer(index, PostLocalSGDOptimizer(optim=optimizer, averager=averager))
+
+    # --- steps ------------------------------------------------------------------------------------------
+
+    @property
+    def _manual(self) -> bool:
+        """Whether backward runs inside the training step, where the wrapper cannot average gradients."""
+        return not getattr(self.module, "automatic_optimization", True)
+
+    def raw_step(self, name: str) -> Callable[..., Any]:
+        """Training goes through the wrapper; evaluation, and manual optimization, through the bare module."""
+        if name != "training_step" or self.model is self.module or self._manual:
+            return super().raw_step(name)
+        model = self.model
+        return lambda *args: model(name, *args)
+
+    def accumulating(self) -> AbstractContextManager[Any]:
+        """Gradients of a micro-batch that ends no window stay local."""
+        if isinstance(self.model, DistributedDataParallel):
+            no_sync: AbstractContextManager[Any] = self.model.no_sync()
+            return no_sync
+        return super().accumulating()
+
+    def finalize_gradients(self, optimizer: Optimizer) -> None:
+        """Average the gradients that the wrapper could not, those of manual optimization, then unscale."""
+        if self._manual and id(optimizer) not in self._finalized:
+            average_gradients(self.collectives, optimizer)
+        super().finalize_gradients(optimizer)
+
+
+class DDPSpawnStrategy(DDPStrategy):
+    """DDPStrategy in processes that are started from this one.
+
+    Args:
+        start_method: "spawn" or "fork".
+        options: see `DDPStrategy`.
+    """
+
+    def __init__(self, *, start_method: StartMethod = "spawn", **options: Any) -> None:
+        super().__init__(start_method=start_method, **options)
