@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 # A layer imports from those before it; the kit and the entry script may use everything.
 LAYERS = (
-    "_lazy",
+    "lazy",
     "errors",
     "plugin",
     "tree",
@@ -35,7 +35,7 @@ LAYERS = (
     "testing",
     "__main__",
 )
-FOUNDATION = {"_lazy", "errors", "plugin"}
+FOUNDATION = {"lazy", "errors", "plugin"}
 TORCH_FREE = {*FOUNDATION, "environments", "cli", "__init__"}
 STANDARD_LIBRARY = set(sys.stdlib_module_names)
 FOUNDATION_NEEDS = {"pluggy", "importlib_metadata"}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torchrelay._lazy import attach
+from torchrelay.lazy import attach
 
 __version__ = "0.1.0"
 

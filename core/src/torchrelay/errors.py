@@ -26,7 +26,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from types import TracebackType
+from types import FrameType, TracebackType
 
 FULL_TRACEBACK_VARIABLE = "TORCHRELAY_TRACEBACK"
 
@@ -109,12 +109,21 @@ def _rebuild_worker_error(message: str, rank: int, report: str) -> WorkerError:
 
 
 def one_line(error: UserError) -> str:
-    """`FILE:LINE: error: MESSAGE`, where FILE:LINE is the last frame outside torchrelay."""
-    here = os.path.dirname(__file__) + os.sep
-    frames = traceback.extract_tb(error.__traceback__)
-    outside = [frame for frame in frames if not frame.filename.startswith((here, "<frozen"))]
-    place = f"{outside[-1].filename}:{outside[-1].lineno}: " if outside else ""
-    return f"{place}error: {' '.join(str(error).split())}"
+    """`FILE:LINE: error: MESSAGE`, where FILE:LINE is the last of the user's own frames."""
+    places = [
+        f"{frame.f_code.co_filename}:{line}: "
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if not _is_machinery(frame)
+    ]
+    return f"{places[-1] if places else ''}error: {' '.join(str(error).split())}"
+
+
+def _is_machinery(frame: FrameType) -> bool:
+    """Whether a frame is torchrelay's, one of its packages', torch's (which calls closures back) or an import's."""
+    package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+    return package in ("importlib", "torch", "torchrelay") or package.startswith(
+        ("_frozen_importlib", "torchrelay_")
+    )
 
 
 def show_user_errors_as_one_line() -> None:

@@ -55,7 +55,9 @@ class Program:
     def write(self, source: str) -> None:
         self.path.write_text(PREAMBLE + textwrap.dedent(source))
 
-    def start(self, *args: str, command: tuple[str, ...] = (), **variables: str) -> subprocess.Popen[str]:
+    def start(
+        self, *args: str, command: tuple[str, ...] = (), **variables: str
+    ) -> subprocess.Popen[str]:
         environ = {"OMP_NUM_THREADS": "1", **os.environ, **variables}
         process = subprocess.Popen(
             [sys.executable, *(command or (str(self.path),)), *args],

@@ -86,7 +86,9 @@ def test_later_launches_meet_the_same_processes(program):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines.count("3.0") == 2
-    assert any(line.startswith("LaunchError: devices=3, but this program runs in 2") for line in lines)
+    assert any(
+        line.startswith("LaunchError: devices=3, but this program runs in 2") for line in lines
+    )
 
 
 def test_a_rank_that_has_left_is_not_waited_for(program):
@@ -134,7 +136,9 @@ def test_the_rank_that_raises_is_shown_first_and_once(program, gone):
         """
     )
     assert done.returncode == 1
-    assert done.stderr.count("the reason itself") == 2, done.stderr  # the source line and the message
+    assert done.stderr.count("the reason itself") == 2, (
+        done.stderr
+    )  # the source line and the message
     assert done.stderr.count("ValueError: the reason itself") == 1
     assert done.stderr.startswith("error: rank 1 failed first"), done.stderr
     assert "Traceback" in done.stderr

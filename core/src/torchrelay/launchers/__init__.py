@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torchrelay._lazy import attach
+from torchrelay.lazy import attach
 
 if TYPE_CHECKING:
     from torchrelay.launchers.failure import mark as mark

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from torchrelay._lazy import attach
+from torchrelay.lazy import attach
 
 _OWN = {
     "Build": ".strategy",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from itertools import islice
 from typing import Any
 
@@ -167,28 +167,51 @@ class Portion:
         elif isinstance(limit, int):
             self.number = min(limit, total)
         else:
-            self.number = total if limit is None else int(total * limit)
+            self.number = total if limit is None else _fraction(limit, total, name)
 
-    def batches(self, skip: int = 0) -> Iterator[tuple[Any, bool]]:
-        """The batches of an epoch from the one after `skip`, each with whether it is the last.
+    def batches(
+        self, skip: int = 0, after_skip: Callable[[], None] | None = None
+    ) -> Iterator[tuple[Any, bool]]:
+        """The batches of an epoch, each with whether it is the last.
 
         With a known number nothing is read ahead; otherwise one batch is.
+
+        Args:
+            skip: so many are drawn and dropped first.
+            after_skip: called between that and the drawing of the next.
 
         Raises:
             ConfigurationError: the loader ends before its own length.
         """
-        if self.number is None:
-            yield from islice(_looking_ahead(islice(self.loader, self._at_most)), skip, None)
-            return
-        taken = skip
-        for batch in islice(self.loader, skip, self.number):
+        batches = self._numbered() if self.number is not None else self._unnumbered()
+        for _ in islice(batches, skip):
+            pass
+        if after_skip is not None:
+            after_skip()
+        yield from batches
+
+    def _unnumbered(self) -> Iterator[tuple[Any, bool]]:
+        return _looking_ahead(islice(self.loader, self._at_most))
+
+    def _numbered(self) -> Iterator[tuple[Any, bool]]:
+        taken, number = 0, self.number or 0
+        for batch in islice(self.loader, number):
             taken += 1
-            yield batch, taken == self.number
-        if taken < self.number:
+            yield batch, taken == number
+        if taken < number:
             raise ConfigurationError(
-                f"the data loader ended after {taken} batches, but its length says {self.number}; correct its "
+                f"the data loader ended after {taken} batches, but its length says {number}; correct its "
                 "__len__, or limit the number of batches"
             )
+
+
+def _fraction(limit: float, total: int, name: str) -> int:
+    number = int(total * limit)
+    if limit and total and not number:
+        raise ConfigurationError(
+            f"{name}={limit} of {total} batches is less than one; give a larger fraction, or a number of batches"
+        )
+    return number
 
 
 def _length(loader: Any) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import torch
@@ -69,9 +70,7 @@ def _batches(session: Session, stage: str, portion: Portion, at_most: int | None
     move = session.mover()
     keep = stage == "predict"
     results = []
-    for i, (batch, _) in enumerate(portion.batches()):
-        if at_most is not None and i >= at_most:
-            break
+    for i, (batch, _) in enumerate(islice(portion.batches(), at_most)):
         if move is not None:
             batch = move(batch)
         metrics.batch = batch

@@ -110,9 +110,7 @@ class Metrics:
             epoch = not (self.training and self.in_step) if on_epoch is None else on_epoch
             options = Options(prog_bar, logger, step, epoch, _reduction(name, reduce_fx), sync_dist)
             entry = self._entries[name] = Entry(name, options)
-        entry.last = value = (
-            value.detach() if isinstance(value, torch.Tensor) else _number(name, value)
-        )
+        entry.last = value = _scalar(name, value)
         if entry.options.on_epoch:
             entry.update(value, batch_size or (_batch_size(self.batch) if self.in_step else 1))
 
@@ -203,7 +201,14 @@ def _wide(value: Any) -> torch.Tensor:
     return tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)
 
 
-def _number(name: str, value: Any) -> float | int | bool:
+def _scalar(name: str, value: Any) -> torch.Tensor | float | int | bool:
+    if isinstance(value, torch.Tensor):
+        if value.numel() != 1:
+            raise ConfigurationError(
+                f"log({name!r}, ...): a tensor of shape {tuple(value.shape)} is not a number; log a 0-dim tensor, such "
+                "as its mean()"
+            )
+        return value.detach() if not value.dim() else value.detach().reshape(())
     if isinstance(value, (int, float)):
         return value
     try:

@@ -41,10 +41,10 @@ class SchedulerConfig:
     name: str | None = None
 
     def __post_init__(self) -> None:
-        if not hasattr(self.scheduler, "step") or not hasattr(self.scheduler, "state_dict"):
+        if not _is_scheduler(self.scheduler):
             raise ConfigurationError(
-                f"configure_optimizers returned {self.scheduler!r} as a learning-rate scheduler; "
-                "it has no step() or no state_dict()"
+                f"configure_optimizers returned {_describe(self.scheduler)} as a learning-rate scheduler; give an "
+                "object with step() and state_dict(), such as torch.optim.lr_scheduler.StepLR(optimizer, 10)"
             )
         if self.interval not in ("epoch", "step"):
             raise ConfigurationError(
@@ -96,7 +96,26 @@ def parse(returned: Any) -> tuple[list[Optimizer], list[SchedulerConfig]]:
             optimizers, schedulers = returned
             if all(isinstance(item, Optimizer) for item in optimizers):
                 return list(optimizers), [_scheduler(item) for item in schedulers]
-    raise ConfigurationError(f"configure_optimizers returned {returned!r}; it may return {FORMS}")
+    raise ConfigurationError(
+        f"configure_optimizers returned {_describe(returned)}; it may return {FORMS}"
+    )
+
+
+def _is_scheduler(value: Any) -> bool:
+    if isinstance(value, (type, Optimizer)):
+        return False
+    return hasattr(value, "step") and hasattr(value, "state_dict")
+
+
+def _describe(value: Any) -> str:
+    """A value in a few words of one line: an optimizer's repr has many."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if isinstance(value, (list, tuple)):
+        return f"a {type(value).__name__} of {', '.join(map(_describe, value)) or 'nothing'}"
+    if isinstance(value, (str, int, float)):
+        return repr(value)
+    return f"a {type(value).__name__}"
 
 
 def _from_dicts(

@@ -45,8 +45,11 @@ class Options:
         _at_least(self.log_every_n_steps, 1, "log_every_n_steps")
         _at_least(self.num_sanity_val_steps, -1, "num_sanity_val_steps")
         _at_least(self.max_steps, -1, "max_steps")
-        if self.max_epochs is not None:
-            _at_least(self.max_epochs, -1, "max_epochs")
+        for name, least in (("max_epochs", -1), ("min_epochs", 0), ("min_steps", 0)):
+            if getattr(self, name) is not None:
+                _at_least(getattr(self, name), least, name)
+        if not isinstance(self.fast_dev_run, bool):
+            _at_least(self.fast_dev_run, 0, "fast_dev_run")
         self._check_clipping()
 
     def _check_clipping(self) -> None:
@@ -90,6 +93,16 @@ class Options:
     def last_step(self) -> float:
         """Number of weight updates after which to stop."""
         return float("inf") if self.max_steps == -1 else self.max_steps
+
+    @property
+    def sanity_steps(self) -> int:
+        """Number of validation batches to try before training; -1 for all."""
+        return 0 if self.fast_dev_run else self.num_sanity_val_steps
+
+    @property
+    def epochs_to_validation(self) -> int:
+        """Epochs from one validation to the next."""
+        return 1 if self.fast_dev_run else self.check_val_every_n_epoch
 
     def limit(self, stage: str) -> Limit | None:
         """How much of a stage's data to read."""

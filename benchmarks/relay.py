@@ -1,0 +1,44 @@
+"""torchrelay's Trainer, with everything off that the raw loop has not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from workload import LOG_EVERY, Case, Clock, Losses, make_loader, make_module, report
+
+from torchrelay import LightningModule, Trainer
+
+
+class LossLogger:
+    """Passes on the loss of an update."""
+
+    def __init__(self, losses: Losses) -> None:
+        self._losses = losses
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        if "loss" in metrics:
+            self._losses.write(step, metrics["loss"])
+
+
+def main() -> None:
+    case = Case.from_command_line()
+    clock, losses = Clock(case), Losses()
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=case.processes,
+        strategy="ddp" if case.processes > 1 else "single_device",
+        logger=LossLogger(losses),
+        log_every_n_steps=LOG_EVERY,
+        max_epochs=1,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+    trainer.fit(make_module(LightningModule, case, clock), make_loader(case))
+    if trainer.is_global_zero:
+        report(case, clock, losses)
+
+
+if __name__ == "__main__":
+    main()
