@@ -15,7 +15,7 @@ _OWN = {
     "Clip": ".plan",
     "Needs": ".plan",
     "ParallelStrategy": ".parallel",
-    "Parts": ".strategy",
+    "Parts": ".components",
     "Plan": ".plan",
     "SingleDeviceStrategy": ".single_device",
     "StepDispatcher": ".dispatch",
@@ -23,6 +23,7 @@ _OWN = {
 }
 
 if TYPE_CHECKING:
+    from torchrelay.strategies.components import Parts as Parts
     from torchrelay.strategies.dispatch import StepDispatcher as StepDispatcher
     from torchrelay.strategies.parallel import ParallelStrategy as ParallelStrategy
     from torchrelay.strategies.plan import Clip as Clip
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from torchrelay.strategies.plan import Plan as Plan
     from torchrelay.strategies.single_device import SingleDeviceStrategy as SingleDeviceStrategy
     from torchrelay.strategies.strategy import Build as Build
-    from torchrelay.strategies.strategy import Parts as Parts
     from torchrelay.strategies.strategy import Strategy as Strategy
 else:
     _own, __dir__, __all__ = attach(__name__, _OWN)

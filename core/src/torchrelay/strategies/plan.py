@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from torchrelay.errors import ConfigurationError
 from torchrelay.plugin.specs import Capability
 
 ClipAlgorithm = Literal["norm", "value"]
@@ -36,6 +37,20 @@ class Plan:
     loss_divisor: int = 1
     clip: Clip | None = None
     updates: int = 1
+
+    def combines(self, asked: Plan) -> int:
+        """How many of the user's batches one batch of the loop holds, when this is what is left of `asked`.
+
+        Raises:
+            ConfigurationError: the strategy's answer does not add up.
+        """
+        together, rest = divmod(asked.accumulate * self.updates, self.accumulate)
+        if rest or not together:
+            raise ConfigurationError(
+                f"negotiate({asked}) left {self}: {self.updates} updates of {asked.accumulate} batches each cannot be "
+                f"made of {self.accumulate} batches of the loop; tell the strategy's authors"
+            )
+        return together
 
 
 @dataclass(frozen=True)

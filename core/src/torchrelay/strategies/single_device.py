@@ -25,6 +25,12 @@ class SingleDeviceStrategy(Strategy):
         self._device = None if device is None else torch.device(device)
 
     @property
+    def given(self) -> dict[str, object]:
+        """The components that the user gave, the device among them."""
+        devices = {} if self._device is None else {"devices": [self._device]}
+        return {**super().given, **devices}
+
+    @property
     def root_device(self) -> torch.device:
         """The device of this process."""
         return self._device or self.accelerator.device(self.devices[0])
@@ -36,6 +42,12 @@ class SingleDeviceStrategy(Strategy):
     def refusals(self, needs: Needs) -> list[str]:
         """More than one device or node cannot be had."""
         reasons = super().refusals(needs)
+        kind = self.accelerator.device(0).type
+        if self.root_device.type != kind:
+            reasons.append(
+                f"its device={str(self.root_device)!r} is not of accelerator {self.accelerator.name!r}; give the Trainer "
+                "the accelerator that it is of"
+            )
         if len(self.devices) * needs.num_nodes > 1:
             reasons.append(
                 f"devices={len(self.devices)} and num_nodes={needs.num_nodes} ask for several processes and it has "

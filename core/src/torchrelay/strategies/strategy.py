@@ -6,27 +6,21 @@ does not know it. `docs/contract.md` tells when each member is called and on whi
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from torchrelay.accelerators.accelerator import Accelerator
-from torchrelay.checkpoint.checkpoint_io import CheckpointIO, Path
-from torchrelay.checkpoint.model_state import load_model_state
-from torchrelay.checkpoint.optimizer_names import from_names, to_names
-from torchrelay.collectives.collectives import Collectives
-from torchrelay.environments.environment import ClusterEnvironment
-from torchrelay.errors import ConfigurationError, UnsupportedError
-from torchrelay.launchers.launcher import Launcher
+from torchrelay.errors import UnsupportedError
 from torchrelay.plugin.specs import Capabilities, Capability, Support
-from torchrelay.precision.precision import Precision
+from torchrelay.precision.mixed import drives_its_closure
+from torchrelay.strategies.components import bound
 from torchrelay.strategies.plan import Clip, Needs, Plan
+from torchrelay.strategies.schedulers import expect_updates, follow
+from torchrelay.strategies.state import Stateful
 from torchrelay.tree import map_tensors
 
 Build = Callable[[nn.Module], tuple[list[Optimizer], list[Any]]]
@@ -34,37 +28,18 @@ Build = Callable[[nn.Module], tuple[list[Optimizer], list[Any]]]
 
 Closure = Callable[[], Any]
 
-Part = TypeVar("Part")
-
 _NOTHING: AbstractContextManager[None] = nullcontext()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """The components of a strategy that a resolution found; each fills a place that is still empty."""
-
-    accelerator: Accelerator
-    precision_plugin: Precision
-    checkpoint_io: CheckpointIO
-    cluster_environment: ClusterEnvironment
-    devices: tuple[int, ...] = (0,)
-    num_nodes: int = 1
-    sync_batchnorm: bool = False
-
-
-class Strategy(ABC):
+class Strategy(Stateful):
     """How a model is placed, run, updated and saved on some kind of hardware.
 
     Composed of an accelerator, a precision, a checkpoint IO, a cluster environment, collectives and, where it
     makes processes, a launcher. Owns the module, the optimizers and the learning-rate schedulers.
 
     Args:
-        accelerator: the kind of device; like every component, resolution supplies it when None.
-        precision_plugin: the numeric formats.
-        checkpoint_io: how checkpoints are written and read.
-        collectives: how processes communicate.
-        launcher: how processes come into being.
-        cluster_environment: who started the processes, and which of them this one is.
+        components: accelerator, precision_plugin, checkpoint_io, collectives, launcher, cluster_environment; see
+            `Composed`.
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities()
@@ -73,128 +48,14 @@ class Strategy(ABC):
     process_per_device: ClassVar[bool] = True
     """Whether each device has a process of its own; otherwise one process drives all devices of its node."""
 
-    def __init__(
-        self,
-        *,
-        accelerator: Accelerator | None = None,
-        precision_plugin: Precision | None = None,
-        checkpoint_io: CheckpointIO | None = None,
-        collectives: Collectives | None = None,
-        launcher: Launcher | None = None,
-        cluster_environment: ClusterEnvironment | None = None,
-    ) -> None:
-        self._accelerator = accelerator
-        self._precision_plugin = precision_plugin
-        self._checkpoint_io = checkpoint_io
-        self._collectives = collectives
-        self._cluster_environment = cluster_environment
-        self.launcher = launcher
-        self.devices: tuple[int, ...] = ()
-        self.num_nodes = 1
-        self.sync_batchnorm = False
+    def __init__(self, **components: Any) -> None:
+        super().__init__(**components)
         self.optimizers: list[Optimizer] = []
         self.schedulers: list[Any] = []
         self._module: nn.Module | None = None
         self._model: nn.Module | None = None
         self._steps: dict[str, Callable[..., Any]] = {}
         self._finalized: set[int] = set()
-
-    # --- composition ------------------------------------------------------------------------------------
-
-    def bind(self, parts: Parts) -> None:
-        """Fill the components that are still missing; called once, before launch.
-
-        What the user gave to the constructor stays.
-        """
-        self.devices, self.num_nodes = parts.devices, parts.num_nodes
-        self.sync_batchnorm = parts.sync_batchnorm
-        self._accelerator = self._accelerator or parts.accelerator
-        self._precision_plugin = self._precision_plugin or parts.precision_plugin
-        self._checkpoint_io = self._checkpoint_io or parts.checkpoint_io
-        self._cluster_environment = self._cluster_environment or parts.cluster_environment
-        self._collectives = self._collectives or self.default_collectives()
-        self.launcher = self.launcher or self.default_launcher()
-
-    @abstractmethod
-    def default_collectives(self) -> Collectives:
-        """Collectives to use when the user gave none; the other components are bound."""
-
-    def default_launcher(self) -> Launcher | None:
-        """Launcher to use when the user gave none; None when this process is the only one, or not the first."""
-        return None
-
-    @property
-    def given(self) -> dict[str, object]:
-        """The components that the user gave to the constructor, by the Trainer's name for each; before `bind`."""
-        parts = {
-            "accelerator": self._accelerator,
-            "precision": self._precision_plugin,
-            "checkpoint_io": self._checkpoint_io,
-            "cluster_environment": self._cluster_environment,
-        }
-        return {name: part for name, part in parts.items() if part is not None}
-
-    @property
-    def accelerator(self) -> Accelerator:
-        """The kind of device."""
-        return _bound(self._accelerator, "accelerator")
-
-    @property
-    def precision_plugin(self) -> Precision:
-        """The numeric formats."""
-        return _bound(self._precision_plugin, "precision_plugin")
-
-    @property
-    def checkpoint_io(self) -> CheckpointIO:
-        """How checkpoints are written and read."""
-        return _bound(self._checkpoint_io, "checkpoint_io")
-
-    @property
-    def cluster_environment(self) -> ClusterEnvironment:
-        """Who started the processes, and which of them this one is."""
-        return _bound(self._cluster_environment, "cluster_environment")
-
-    @property
-    def collectives(self) -> Collectives:
-        """How processes communicate."""
-        return _bound(self._collectives, "collectives")
-
-    # --- ranks ------------------------------------------------------------------------------------------
-
-    @property
-    @abstractmethod
-    def root_device(self) -> torch.device:
-        """The device of this process."""
-
-    @property
-    def world_size(self) -> int:
-        """Number of processes of the run."""
-        return 1
-
-    @property
-    def global_rank(self) -> int:
-        """This process among all of the run."""
-        return 0
-
-    @property
-    def local_rank(self) -> int:
-        """This process among those of its node."""
-        return 0
-
-    @property
-    def node_rank(self) -> int:
-        """This node among those of the run."""
-        return 0
-
-    @property
-    def is_global_zero(self) -> bool:
-        """Whether this process has global rank 0."""
-        return self.global_rank == 0
-
-    @property
-    def sampler_arguments(self) -> dict[str, int] | None:
-        """`num_replicas` and `rank` for a distributed sampler; None where each process reads all the data."""
-        return None
 
     # --- what it can do ---------------------------------------------------------------------------------
 
@@ -252,12 +113,12 @@ class Strategy(ABC):
     @property
     def module(self) -> nn.Module:
         """The user's module, unwrapped."""
-        return _bound(self._module, "module")
+        return bound(self._module, "module")
 
     @property
     def model(self) -> nn.Module:
         """What training steps run through: the module, or whatever wraps it."""
-        return _bound(self._model, "model")
+        return bound(self._model, "model")
 
     @model.setter
     def model(self, model: nn.Module) -> None:
@@ -294,6 +155,7 @@ class Strategy(ABC):
     def build(self, build: Build) -> None:
         """Build the optimizers and refuse those that the strategy cannot drive."""
         self.optimizers, self.schedulers = build(self.module)
+        expect_updates(self.schedulers)
         self.check_optimizers()
 
     def check_optimizers(self) -> None:
@@ -303,12 +165,21 @@ class Strategy(ABC):
             UnsupportedError: several optimizers, or one that calls its closure several times.
         """
         if len(self.optimizers) > 1:
-            self._require(Capability.MULTIPLE_OPTIMIZERS, "configure_optimizers")
+            self.require(Capability.MULTIPLE_OPTIMIZERS, "configure_optimizers")
         for optimizer in self.optimizers:
-            if isinstance(optimizer, torch.optim.LBFGS):
-                self._require(Capability.CLOSURE_OPTIMIZERS, type(optimizer).__name__)
+            if drives_its_closure(type(optimizer).step):
+                self.require(Capability.CLOSURE_OPTIMIZERS, type(optimizer).__name__)
 
-    def _require(self, capability: Capability, origin: str) -> None:
+    def require(self, capability: Capability, origin: str) -> None:
+        """Refuse what turns out to be needed only when the processes run; to be called alike on every rank.
+
+        Args:
+            capability: what is needed.
+            origin: where the need comes from, in the user's words.
+
+        Raises:
+            UnsupportedError: the strategy declares that it has not got it.
+        """
         declaration = self.capabilities[capability]
         if declaration.support is Support.UNSUPPORTED:
             name = type(self).__name__
@@ -319,9 +190,7 @@ class Strategy(ABC):
     def swap_optimizer(self, index: int, new: Optimizer) -> None:
         """Put `new` in the place of an optimizer and let its schedulers follow."""
         old, self.optimizers[index] = self.optimizers[index], new
-        for scheduler in self.schedulers:
-            if getattr(scheduler, "optimizer", None) is old:
-                scheduler.optimizer = new
+        follow(self.schedulers, old, new)
 
     # --- data -------------------------------------------------------------------------------------------
 
@@ -392,7 +261,11 @@ class Strategy(ABC):
         """
         if id(optimizer) not in self._finalized:
             self._finalized.add(id(optimizer))
+            self.reduce_gradients(optimizer)
             self.precision_plugin.unscale(optimizer)
+
+    def reduce_gradients(self, optimizer: Optimizer) -> None:
+        """Combine the gradients over ranks, where backward has not done so; once after a backward. Collective."""
 
     def clip_gradients(self, optimizer: Optimizer, clip: Clip) -> None:
         """Clip the finalized gradients of an optimizer's parameters."""
@@ -409,54 +282,3 @@ class Strategy(ABC):
     def optimizer_step(self, optimizer: Optimizer, closure: Closure) -> Any:
         """Run `closure` (forward, backward, finalize, clip), update, and return the closure's result."""
         return self.precision_plugin.optimizer_step(optimizer, closure)
-
-    # --- state ------------------------------------------------------------------------------------------
-
-    def model_state(self) -> dict[str, Any]:
-        """The module's state by parameter name. Collective; complete on rank 0."""
-        return self.module.state_dict()
-
-    def load_model_state(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
-        """Load a state by parameter name, whatever strategy wrote it.
-
-        Raises:
-            CheckpointError: it is another model's; the message names the keys.
-        """
-        load_model_state(self.module, state, strict=strict)
-
-    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """An optimizer's state by parameter name. Collective; complete on rank 0."""
-        return to_names(optimizer, self.parameter_names())
-
-    def load_optimizer_state(self, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-        """Load a state by parameter name (integer keys are accepted), whatever strategy wrote it."""
-        optimizer.load_state_dict(from_names(optimizer, state, self.parameter_names()))
-
-    def parameter_names(self) -> dict[nn.Parameter, str]:
-        """The name under which each parameter travels."""
-        return {parameter: name for name, parameter in self.module.named_parameters()}
-
-    def save_checkpoint(self, checkpoint: Mapping[str, Any], path: Path) -> None:
-        """Write a checkpoint that all ranks have made together. Collective; returns when it is written."""
-        if self.is_global_zero:
-            self.checkpoint_io.save_checkpoint(checkpoint, path)
-        self.collectives.barrier("save_checkpoint")
-
-    def load_checkpoint(self, path: Path, *, weights_only: bool = True) -> dict[str, Any]:
-        """Read a checkpoint, on every rank."""
-        return self.checkpoint_io.load_checkpoint(
-            path, map_location="cpu", weights_only=weights_only
-        )
-
-    def remove_checkpoint(self, path: Path) -> None:
-        """Remove a checkpoint, once."""
-        if self.is_global_zero:
-            self.checkpoint_io.remove_checkpoint(path)
-
-
-def _bound(part: Part | None, name: str) -> Part:
-    if part is None:
-        raise ConfigurationError(
-            f"the strategy's {name} is not there yet; call bind() first (a Trainer does), then setup()"
-        )
-    return part

@@ -1,0 +1,134 @@
+"""What a strategy is composed of, and how the parts come together."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torchrelay.accelerators.accelerator import Accelerator
+from torchrelay.checkpoint.checkpoint_io import CheckpointIO
+from torchrelay.collectives.collectives import Collectives
+from torchrelay.environments.environment import ClusterEnvironment
+from torchrelay.errors import ConfigurationError
+from torchrelay.launchers.launcher import Launcher
+from torchrelay.precision.precision import Precision
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The components of a strategy that a resolution found; each fills a place that is still empty."""
+
+    accelerator: Accelerator
+    precision_plugin: Precision
+    checkpoint_io: CheckpointIO
+    cluster_environment: ClusterEnvironment
+    devices: tuple[int, ...] = (0,)
+    num_nodes: int = 1
+    sync_batchnorm: bool = False
+
+
+class Composed(ABC):
+    """The parts of a strategy: given to the constructor, or filled in once by `bind`.
+
+    Args:
+        accelerator: the kind of device; like every component, resolution supplies it when None.
+        precision_plugin: the numeric formats.
+        checkpoint_io: how checkpoints are written and read.
+        collectives: how processes communicate.
+        launcher: how processes come into being.
+        cluster_environment: who started the processes, and which of them this one is.
+    """
+
+    def __init__(
+        self,
+        *,
+        accelerator: Accelerator | None = None,
+        precision_plugin: Precision | None = None,
+        checkpoint_io: CheckpointIO | None = None,
+        collectives: Collectives | None = None,
+        launcher: Launcher | None = None,
+        cluster_environment: ClusterEnvironment | None = None,
+    ) -> None:
+        self._accelerator = accelerator
+        self._precision_plugin = precision_plugin
+        self._checkpoint_io = checkpoint_io
+        self._collectives = collectives
+        self._cluster_environment = cluster_environment
+        self.launcher = launcher
+        self.devices: tuple[int, ...] = ()
+        self.num_nodes = 1
+        self.sync_batchnorm = False
+
+    def bind(self, parts: Parts) -> None:
+        """Fill the components that are still missing; called once, before launch.
+
+        What the user gave to the constructor stays.
+        """
+        self.devices, self.num_nodes = parts.devices, parts.num_nodes
+        self.sync_batchnorm = parts.sync_batchnorm
+        self._accelerator = self._accelerator or parts.accelerator
+        self._precision_plugin = self._precision_plugin or parts.precision_plugin
+        self._checkpoint_io = self._checkpoint_io or parts.checkpoint_io
+        self._cluster_environment = self._cluster_environment or parts.cluster_environment
+        self._collectives = self._collectives or self.default_collectives()
+        self.launcher = self.launcher or self.default_launcher()
+
+    @abstractmethod
+    def default_collectives(self) -> Collectives:
+        """Collectives to use when the user gave none; the other components are bound."""
+
+    def default_launcher(self) -> Launcher | None:
+        """Launcher to use when the user gave none; None when this process is the only one, or not the first."""
+        return None
+
+    @property
+    def given(self) -> dict[str, object]:
+        """The components that the user gave to the constructor, by the Trainer's name for each; before `bind`."""
+        parts = {
+            "accelerator": self._accelerator,
+            "precision": self._precision_plugin,
+            "checkpoint_io": self._checkpoint_io,
+            "cluster_environment": self._cluster_environment,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
+
+    @property
+    def accelerator(self) -> Accelerator:
+        """The kind of device."""
+        return bound(self._accelerator, "accelerator")
+
+    @property
+    def precision_plugin(self) -> Precision:
+        """The numeric formats."""
+        return bound(self._precision_plugin, "precision_plugin")
+
+    @property
+    def checkpoint_io(self) -> CheckpointIO:
+        """How checkpoints are written and read."""
+        return bound(self._checkpoint_io, "checkpoint_io")
+
+    @property
+    def cluster_environment(self) -> ClusterEnvironment:
+        """Who started the processes, and which of them this one is."""
+        return bound(self._cluster_environment, "cluster_environment")
+
+    @property
+    def collectives(self) -> Collectives:
+        """How processes communicate."""
+        return bound(self._collectives, "collectives")
+
+
+def bound(part: Part | None, name: str) -> Part:
+    """The part, which must be there by now.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    if part is None:
+        raise ConfigurationError(
+            f"the strategy's {name} is not there yet; call bind() first (a Trainer does), then setup()"
+        )
+    return part
