@@ -56,8 +56,8 @@ def test_every_way_of_starting_python(program, command):
         (program.folder / "__main__.py").write_text("import program\n")
     done = program.run(
         """
-        # `-c` leaves no trace of where it was started.
-        if sys.argv[0] != "-c":
+        # Code and folders leave no trace of where they were started.
+        if sys.argv[0].endswith("program.py"):
             os.chdir("/")
         result = launch(total)
         sys.stdout.write(f"{result} {sys.argv[1:]} {sys.flags.dev_mode}\\n")
@@ -140,7 +140,8 @@ def test_the_rank_that_raises_is_shown_first_and_once(program, gone):
         done.stderr
     )  # the source line and the message
     assert done.stderr.count("ValueError: the reason itself") == 1
-    assert done.stderr.startswith("error: rank 1 failed first"), done.stderr
+    # torch puts the rank before each line once a process group has been made.
+    assert done.stderr.startswith("[rank0]: error: rank 1 failed first"), done.stderr
     assert "Traceback" in done.stderr
     assert done.stderr.count("Traceback") == 1
     assert gone(*map(int, program.wait_for("pid0", "pid1")), within=0)
@@ -189,7 +190,8 @@ def test_the_same_refusal_on_every_rank_is_rank_0s_to_raise(program):
         try:
             launch(work)
         except ConfigurationError as error:
-            print("caught", error)
+            if not os.environ.get("RANK"):
+                print("caught", error)
         """
     )
     assert done.stdout == "caught batch_size=0 must be positive\n", done.stderr
@@ -209,7 +211,8 @@ def test_a_killed_rank_is_named_with_its_signal(program):
         """
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("error: rank 1 was killed by signal 9 (SIGKILL); "), done.stderr
+    shown = done.stderr.removeprefix("[rank0]: ")
+    assert shown.startswith("error: rank 1 was killed by signal 9 (SIGKILL); "), done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -367,13 +370,16 @@ def test_the_cores_are_shared(program):
         outside = torch.get_num_threads()
         inside = launch(lambda environment: (total(environment), torch.get_num_threads())[1])
         first = "RANK" not in os.environ
-        sys.stdout.write(f"{inside} {torch.get_num_threads() == outside} {first}\\n")
+        sys.stdout.write(f"{inside} {inside == outside} {outside == torch.get_num_threads()} {first}\\n")
         """
     share = max(1, len(os.sched_getaffinity(0)) // 2)
     done = program.run(source, OMP_NUM_THREADS="")
-    assert sorted(done.stdout.splitlines()) == [f"{share} True False", f"{share} True True"]
-    done = program.run(source, OMP_NUM_THREADS="3")
-    assert sorted(done.stdout.splitlines()) == ["3 True False", "3 True True"], done.stderr
+    (own, other) = sorted(line.split() for line in done.stdout.splitlines())
+    assert own[0] == other[0] == str(share)
+    assert sorted([own[3], other[3]]) == ["False", "True"]
+    assert own[2] == other[2] == "True"
+    done = program.run(source, OMP_NUM_THREADS="2")
+    assert [line.split()[1] for line in done.stdout.splitlines()] == ["True", "True"], done.stderr
 
 
 def test_a_worker_with_other_plugins_is_refused(program):

@@ -102,7 +102,8 @@ class MultiProcessingLauncher(Launcher):
                 fingerprint=get_registry().fingerprint(),
             )
             seats = [replace(seat, rank=r, local_rank=r) for r in range(self.num_processes)]
-            _attend(start(Job(self.environment, function, args), seats), folder)
+            job = Job(self.environment, function, args, Settings.capture())
+            _attend(start(job, seats), folder)
             return load(folder / RESULT, device="cpu")
 
     def _spawn(self, job: Job, seats: list[Seat]) -> Callable[[], Mapping[int, Process]]:
@@ -111,7 +112,7 @@ class MultiProcessingLauncher(Launcher):
         # A secret, which multiprocessing lets itself alone pickle; nothing here needs it.
         preparation.pop("authkey", None)
         (folder / PREPARATION).write_bytes(pickle.dumps(preparation))
-        save(replace(job, settings=Settings.capture()), folder / JOB, _ADVICE)
+        save(job, folder / JOB, _ADVICE)
         threads = share(len(seats))
         limit = {} if threads is None else {THREADS: str(threads)}
         code = (

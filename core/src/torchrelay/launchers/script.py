@@ -62,6 +62,7 @@ class ScriptLauncher(Launcher):
         """
         refuse_nested_launch()
         if self.environment.creates_processes:
+            self.environment.check(devices=self.num_processes, num_nodes=1)
             return function(*args)
         run = _runs.get(os.getpid())
         if run is None:

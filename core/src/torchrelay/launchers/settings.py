@@ -1,4 +1,4 @@
-"""The random numbers and the settings of a process, taken over by the processes that it spawns."""
+"""The random numbers and the settings of a process, taken over by the processes that it launches."""
 
 from __future__ import annotations
 

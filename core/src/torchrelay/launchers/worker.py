@@ -36,19 +36,18 @@ class Job:
         environment: told which process it is in.
         function: the function.
         args: its arguments.
-        settings: the launching process's, for one that does not inherit them.
+        settings: the launching process's. A forked process inherits them, but Python seeds `random` anew there.
     """
 
     environment: LocalEnvironment
     function: Callable[..., Any]
     args: tuple[Any, ...]
-    settings: Settings | None = None
+    settings: Settings
 
     def run(self, seat: Seat) -> None:
         """Do it, as one rank; rank 0 leaves the result in the folder of reports."""
         self.environment.take(seat)
-        if self.settings is not None:
-            self.settings.restore()
+        self.settings.restore()
         result = self.function(*self.args)
         if seat.rank == 0:
             save(result, Path(seat.report_dir) / RESULT, _RESULT_ADVICE, "the result")
