@@ -19,7 +19,17 @@ LIMIT = 100
 """Seconds that a program may take."""
 
 # What a scheduler or another launcher may have left in the environment of the tests themselves.
-_FOREIGN = ("SLURM_", "LSB_", "JSM_", "OMPI_", "PMI", "MV2_", "TORCHELASTIC_", "KUBERNETES_", "TORCHRELAY_")
+_FOREIGN = (
+    "SLURM_",
+    "LSB_",
+    "JSM_",
+    "OMPI_",
+    "PMI",
+    "MV2_",
+    "TORCHELASTIC_",
+    "KUBERNETES_",
+    "TORCHRELAY_",
+)
 _RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -62,7 +72,7 @@ class Programs:
             stderr=subprocess.PIPE,
             text=True,
             cwd=SCRIPTS if words[0] == "-m" else self.folder,
-            env=environment(OUT=str(self.folder), **variables),
+            env=environment(**{"OUT": str(self.folder), **variables}),
             start_new_session=True,
         )
         self.started.append(process)
@@ -79,14 +89,16 @@ class Programs:
         paths = [self.folder / f"{name}-{rank}.pt" for rank in range(ranks)]
         return [torch.load(path, weights_only=False) for path in paths]
 
-    def train(self, *command: str, ranks: int = 2, name: str = "result", **options: Any) -> list[Any]:
+    def train(
+        self, *command: str, ranks: int = 2, name: str = "result", **options: Any
+    ) -> list[Any]:
         """Run a program that is to succeed, and return what each rank left."""
         done = self.run(*command, **options)
         assert done.returncode == 0, done.stdout + done.stderr
         return self.results(name, ranks)
 
     def pids(self, ranks: int = 2, timeout: float = 60) -> list[int]:
-        """The process ids of the ranks, once all of them train."""
+        """The process ids of the ranks, once all of them have trained for some steps."""
         deadline = time.monotonic() + timeout
         paths = [self.folder / f"pid-{rank}" for rank in range(ranks)]
         while not all(path.exists() and path.read_text().endswith("\n") for path in paths):
@@ -108,6 +120,12 @@ class Programs:
             process.stderr.close()
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none."""
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
+
+
 @pytest.fixture
 def programs(tmp_path: Path) -> Iterator[Programs]:
     """Programs of one test."""
@@ -122,6 +140,15 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
     made = Programs(tmp_path_factory.mktemp("shared"))
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """The state at which one process arrives in runs.py."""
+    alone = Programs(tmp_path_factory.mktemp("reference"))
+    ((outcome,),) = alone.train("runs.py", '{"strategy": "single_device"}', ranks=1, name="runs")
+    state: dict[str, torch.Tensor] = outcome["state"]
+    return state
 
 
 def _alive(pid: int) -> bool:

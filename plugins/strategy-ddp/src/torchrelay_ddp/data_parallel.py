@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +15,7 @@ from torchrelay.environments import LocalEnvironment
 from torchrelay.launchers import Launcher, ScriptLauncher
 from torchrelay.plugin import Capabilities
 from torchrelay.strategies import Needs, ParallelStrategy, StepDispatcher, Strategy
+from torchrelay_ddp.buffers import share_buffers
 from torchrelay_ddp.ddp_options import split
 from torchrelay_ddp.plugin import DDP2_CAPABILITIES, DP_CAPABILITIES, REPLICATES_ON_GPUS
 
@@ -79,7 +81,7 @@ class DDP2Strategy(ParallelStrategy):
     process_per_device: ClassVar[bool] = False
 
     def __init__(self, **options: Any) -> None:
-        components, self.ddp_arguments = split(options, type(self).__name__)
+        components, self.ddp_arguments = split(options, type(self))
         super().__init__(**components)
 
     @property
@@ -119,6 +121,12 @@ class DDP2Strategy(ParallelStrategy):
         if len(self.devices) > 1:
             model = nn.DataParallel(model, device_ids=list(self.devices))
         self.model = DistributedDataParallel(model, **self.ddp_arguments)
+
+    def stage(self, name: str) -> AbstractContextManager[Any]:
+        """Every rank evaluates with rank 0's buffers; in training the wrapper shares them."""
+        if name != "train" and self.ddp_arguments.get("broadcast_buffers", True):
+            share_buffers(self.collectives, self.module)
+        return super().stage(name)
 
     def raw_step(self, name: str) -> Callable[..., Any]:
         """Training runs through the wrappers, evaluation on the bare module."""

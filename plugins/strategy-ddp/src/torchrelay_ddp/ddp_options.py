@@ -52,7 +52,8 @@ class CommunicationHook:
             raise ConfigurationError(
                 "ddp_comm_state and ddp_comm_wrapper do nothing without ddp_comm_hook; give the hook too"
             )
-        if self.model_averaging_period is not None and self.state is None:
+        averages = self.model_averaging_period is not None
+        if averages and not hasattr(self.state, "start_localSGD_iter"):
             raise ConfigurationError(
                 "model_averaging_period needs ddp_comm_state=PostLocalSGDState(...) and its hook "
                 "post_localSGD_hook, which leave gradients local between two averagings"
@@ -65,8 +66,12 @@ class CommunicationHook:
             model.register_comm_hook(self.state, hook)
 
 
-def split(options: dict[str, Any], owner: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def split(options: dict[str, Any], owner: type) -> tuple[dict[str, Any], dict[str, Any]]:
     """Tell a strategy's components from the arguments of DistributedDataParallel.
+
+    Args:
+        options: what a constructor was given beside its own options.
+        owner: the strategy's class.
 
     Raises:
         ConfigurationError: an option is neither.
@@ -75,10 +80,19 @@ def split(options: dict[str, Any], owner: str) -> tuple[dict[str, Any], dict[str
     arguments = {name: value for name, value in options.items() if name in DDP_ARGUMENTS}
     for name in options:
         if name not in components and name not in arguments:
-            close = difflib.get_close_matches(name, [*DDP_ARGUMENTS, *COMPONENTS], 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            known = dict.fromkeys((*_own_options(owner), *COMPONENTS, *DDP_ARGUMENTS))
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]!r}? It" if close else "it"
             raise ConfigurationError(
-                f"{owner} has no option {name!r}{hint} It takes its own options, the components of a strategy and the "
-                f"arguments of torch.nn.parallel.DistributedDataParallel: {', '.join(DDP_ARGUMENTS)}"
+                f"{owner.__name__} has no option {name!r}; {hint} takes {', '.join(known)}"
             )
     return components, arguments
+
+
+def _own_options(owner: type) -> list[str]:
+    return [
+        parameter.name
+        for base in owner.__mro__
+        for parameter in inspect.signature(base).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    ]

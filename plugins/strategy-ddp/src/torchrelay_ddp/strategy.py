@@ -15,8 +15,9 @@ from torchrelay.collectives import Collectives, TorchCollectives
 from torchrelay.environments import LocalEnvironment
 from torchrelay.errors import ConfigurationError
 from torchrelay.launchers import Launcher, MultiProcessingLauncher, ScriptLauncher
-from torchrelay.plugin import Capabilities
+from torchrelay.plugin import Capabilities, Capability
 from torchrelay.strategies import Build, Needs, ParallelStrategy, StepDispatcher
+from torchrelay_ddp.buffers import share_buffers
 from torchrelay_ddp.ddp_options import CommunicationHook, split
 from torchrelay_ddp.gradients import average_gradients
 from torchrelay_ddp.plugin import DDP_CAPABILITIES
@@ -59,7 +60,7 @@ class DDPStrategy(ParallelStrategy):
         model_averaging_period: int | None = None,
         **options: Any,
     ) -> None:
-        components, arguments = split(options, type(self).__name__)
+        components, arguments = split(options, type(self))
         super().__init__(**components)
         if start_method not in get_args(StartMethod):
             raise ConfigurationError(
@@ -75,6 +76,7 @@ class DDPStrategy(ParallelStrategy):
             model_averaging_period=model_averaging_period,
         )
         self.ddp_arguments = {"gradient_as_bucket_view": True, **arguments}
+        self._static_graph_unseen = False
 
     # --- composition ------------------------------------------------------------------------------------
 
@@ -94,7 +96,7 @@ class DDPStrategy(ParallelStrategy):
         return MultiProcessingLauncher(environment, self.processes_per_node, method)
 
     def refusals(self, needs: Needs) -> list[str]:
-        """An accelerator without collectives cannot be had, nor SyncBatchNorm where torch has none."""
+        """No accelerator without collectives, no SyncBatchNorm where torch has none, no hook that nobody calls."""
         reasons = super().refusals(needs)
         name = self.accelerator.name
         if not (self.process_group_backend or self.accelerator.process_group_backend):
@@ -105,6 +107,11 @@ class DDPStrategy(ParallelStrategy):
         if self.sync_batchnorm and name == "cpu":
             reasons.append(
                 "sync_batchnorm=True: torch.nn.SyncBatchNorm runs on GPUs only; leave it out on the CPU"
+            )
+        by_hand = needs.capabilities.get(Capability.MANUAL_OPTIMIZATION)
+        if by_hand and self.communication.hook is not None:
+            reasons.append(
+                f"{by_hand} optimizes by hand, where gradients are averaged without ddp_comm_hook; leave the hook out"
             )
         return reasons
 
@@ -125,6 +132,7 @@ class DDPStrategy(ParallelStrategy):
         self.configure_ddp()
         if isinstance(self.model, DistributedDataParallel):
             self.communication.register(self.model)
+            self._static_graph_unseen = self.model.static_graph
 
     def configure_ddp(self) -> None:
         """Wrap `self.model`; override to use a wrapper of your own."""
@@ -144,15 +152,20 @@ class DDPStrategy(ParallelStrategy):
         period = self.communication.model_averaging_period
         if period is None:
             return
-        from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
-        from torch.distributed.optim import PostLocalSGDOptimizer
+        # Late: it takes torch a while to import, and few ask for it.
+        from torchrelay_ddp.averaging import AveragingOptimizer
 
         warmup = self.communication.state.start_localSGD_iter
         for index, optimizer in enumerate(self.optimizers):
-            averager = PeriodicModelAverager(period=period, warmup_steps=warmup)
-            self.swap_optimizer(index, PostLocalSGDOptimizer(optim=optimizer, averager=averager))
+            self.swap_optimizer(index, AveragingOptimizer(optimizer, period, warmup))
 
     # --- steps ------------------------------------------------------------------------------------------
+
+    def stage(self, name: str) -> AbstractContextManager[Any]:
+        """Every rank evaluates with rank 0's buffers; in training the wrapper shares them."""
+        if name != "train" and self.ddp_arguments.get("broadcast_buffers", True):
+            share_buffers(self.collectives, self.module)
+        return super().stage(name)
 
     @property
     def _manual(self) -> bool:
@@ -168,6 +181,10 @@ class DDPStrategy(ParallelStrategy):
 
     def accumulating(self) -> AbstractContextManager[Any]:
         """Gradients of a micro-batch that ends no window stay local."""
+        if self._static_graph_unseen:
+            # torch records a static graph in the first backward pass, which has to communicate for that.
+            self._static_graph_unseen = False
+            return super().accumulating()
         if isinstance(self.model, DistributedDataParallel):
             no_sync: AbstractContextManager[Any] = self.model.no_sync()
             return no_sync

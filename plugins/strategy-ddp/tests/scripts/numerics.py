@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from problems import BATCH, Problem, Regression, data, leave, state_of
+from problems import Normalized, Problem, Regression, data, leave, state_of
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
 from torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook import (
@@ -19,7 +19,6 @@ from torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook import (
 )
 from torch.nn.functional import mse_loss
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 
 from torchrelay import LightningModule
 from torchrelay.callbacks import Callback
@@ -83,7 +82,9 @@ class Branches(Regression):
 class Skipping(Regression):
     """Leaves out every third update."""
 
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any) -> None:
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any
+    ) -> None:
         if batch_idx % 3 == 2:
             optimizer_closure()
         else:
@@ -138,24 +139,6 @@ class Accumulated(Regression):
             optimizer.zero_grad()
 
 
-class Normalized(Regression):
-    """Batch norm, whose statistics are each rank's own in training."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm1d(16)
-        self.seen: list[dict[str, torch.Tensor]] = []
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.second(torch.tanh(self.norm(self.first(x))))
-
-    def on_validation_epoch_start(self) -> None:
-        self.seen.append(state_of(self.norm))
-
-    def val_dataloader(self) -> Any:
-        return DataLoader(data(), batch_size=BATCH)
-
-
 class Watch(Callback):
     """Notes how the model is wrapped, and after each update whether all ranks have the same weights."""
 
@@ -164,7 +147,9 @@ class Watch(Callback):
         self.bucket_view: bool | None = None
         self.static_graph: bool | None = None
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         collectives = trainer.strategy.collectives
         weights = torch.cat([p.detach().flatten() for p in pl_module.parameters()])
         gathered = collectives.all_gather(weights)
@@ -189,8 +174,12 @@ EQUAL: dict[str, Problem] = {
     "adamw, accumulated": Problem(ADAMW, trainer=THREE),
     "sgd, clipped by norm": Problem(SGD, trainer=clipped(0.1, "norm")),
     "sgd, clipped by value": Problem(SGD, trainer=clipped(0.005, "value")),
-    "adamw, accumulated, clipped by norm": Problem(ADAMW, trainer={**THREE, **clipped(0.1, "norm")}),
-    "adamw, accumulated, clipped by value": Problem(ADAMW, trainer={**THREE, **clipped(0.005, "value")}),
+    "adamw, accumulated, clipped by norm": Problem(
+        ADAMW, trainer={**THREE, **clipped(0.1, "norm")}
+    ),
+    "adamw, accumulated, clipped by value": Problem(
+        ADAMW, trainer={**THREE, **clipped(0.005, "value")}
+    ),
     "uneven last batch": Problem(ADAMW, partial(data, 52)),
     "tied weights": Problem(Tied),
     "frozen layer": Problem(Frozen),
@@ -203,7 +192,9 @@ EQUAL: dict[str, Problem] = {
     "static graph": Problem(ADAMW, options={"static_graph": True}),
     "static graph, accumulated": Problem(ADAMW, trainer=THREE, options={"static_graph": True}),
     "no bucket view": Problem(ADAMW, trainer=THREE, options={"gradient_as_bucket_view": False}),
-    "process group and timeout": Problem(SGD, options={"process_group_backend": "gloo", "bucket_cap_mb": 1}),
+    "backend and buckets named": Problem(
+        SGD, options={"process_group_backend": "gloo", "bucket_cap_mb": 1}
+    ),
 }
 """Problems at which two processes arrive where one does, to 1e-12."""
 
@@ -223,7 +214,10 @@ CLOSE: dict[str, Problem] = {
 def post_local_sgd() -> Problem:
     """Gradients stay local from the 5th step on, and every 4th the weights are averaged."""
     state = PostLocalSGDState(
-        process_group=None, subgroup=None, start_localSGD_iter=5, post_local_gradient_allreduce=False
+        process_group=None,
+        subgroup=None,
+        start_localSGD_iter=5,
+        post_local_gradient_allreduce=False,
     )
     options = {
         "ddp_comm_state": state,

@@ -60,6 +60,24 @@ class Regression(LightningModule):
         return OPTIMIZERS[self.kind](self.parameters())
 
 
+class Normalized(Regression):
+    """Batch norm, whose statistics are each rank's own in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(16)
+        self.seen: list[dict[str, torch.Tensor]] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(torch.tanh(self.norm(self.first(x))))
+
+    def on_validation_epoch_start(self) -> None:
+        self.seen.append(state_of(self.norm))
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(data(), batch_size=BATCH)
+
+
 @dataclass
 class Problem:
     """A training run.
