@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -41,6 +42,9 @@ PATIENCE = 5.0
 """Seconds that `close` gives the backend to finish; what is left then ends with the process."""
 
 
+NOT_CONNECTED = "not connected; call connect(environment, device) first"
+
+
 class TorchCollectives(Collectives):
     """Communication through torch.distributed's default process group.
 
@@ -59,7 +63,7 @@ class TorchCollectives(Collectives):
         self._device = self._wire = torch.device("cpu")
         self._rank = 0
         self._world_size = 0
-        self._owns_group = False
+        self._owns_group = self._connected = False
 
     @property
     def backend(self) -> str | None:
@@ -68,14 +72,14 @@ class TorchCollectives(Collectives):
 
     @property
     def rank(self) -> int:
-        """This process's global rank."""
-        self._require_connection()
+        """This process's global rank; known also after `close`."""
+        self._require_once()
         return self._rank
 
     @property
     def world_size(self) -> int:
-        """Number of processes."""
-        self._require_connection()
+        """Number of processes; known also after `close`."""
+        self._require_once()
         return self._world_size
 
     def connect(self, environment: ClusterEnvironment, device: torch.device) -> None:
@@ -93,11 +97,13 @@ class TorchCollectives(Collectives):
             self._owns_group = True
         self._backend = dist.get_backend()
         self._rank, self._world_size = dist.get_rank(), dist.get_world_size()
+        self._connected = True
         self._device = device
         self._wire = torch.device("cpu") if self._backend in _HOST_BACKENDS else device
 
     def close(self) -> None:
         """Part from the other processes, if `connect` made the group; never waits for them."""
+        self._connected = False
         if not self._owns_group:
             return
         self._owns_group = False
@@ -175,6 +181,7 @@ class TorchCollectives(Collectives):
         self, environment: ClusterEnvironment, backend: str, device: torch.device
     ) -> None:
         rank, world_size = environment.global_rank, environment.world_size
+        excepthook = sys.excepthook
         try:
             dist.init_process_group(
                 backend,
@@ -192,6 +199,10 @@ class TorchCollectives(Collectives):
                 f"rank {rank} did not meet the other processes ({world_size} in all) at {place}: {reason}; "
                 "see that all of them run and reach that address, and that nothing else has the port"
             ) from error
+        finally:
+            # torch wraps the hook at each call to put the rank before every line; after a few runs the lines are full
+            # of it. Launchers name the rank that failed.
+            sys.excepthook = excepthook
 
     def _check_group(self, environment: ClusterEnvironment) -> None:
         backend, size = dist.get_backend(), dist.get_world_size()
@@ -207,8 +218,12 @@ class TorchCollectives(Collectives):
             )
 
     def _require_connection(self) -> None:
+        if not self._connected:
+            raise TorchrelayError(NOT_CONNECTED)
+
+    def _require_once(self) -> None:
         if not self._world_size:
-            raise TorchrelayError("not connected; call connect(environment, device) first")
+            raise TorchrelayError(NOT_CONNECTED)
 
     def _reduce(self, tensors: Sequence[torch.Tensor], op: Any) -> list[torch.Tensor]:
         self._require_connection()
