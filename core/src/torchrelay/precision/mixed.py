@@ -121,11 +121,19 @@ class MixedPrecision(Precision):
                 "cannot follow with its gradient scale; use precision='bf16-mixed' or '32-true'"
             )
         result = closure()
+        self.update(optimizer)
+        return result
+
+    def update(self, optimizer: torch.optim.Optimizer) -> None:
+        """Update from gradients that are there already, unless one overflowed or none is new."""
+        scaler = self.scaler
+        if scaler is None:
+            optimizer.step()
+            return
         self.unscale(optimizer)
         if self._window.get(id(optimizer)) is False:
             scaler.step(optimizer)
             self._window[id(optimizer)] = True
-        return result
 
     def state_dict(self) -> dict[str, Any]:
         """The gradient scale and its history; empty for "bf16-mixed"."""

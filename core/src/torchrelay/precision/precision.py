@@ -56,6 +56,10 @@ class Precision(ABC):
         """Run `closure`, update the parameters, and return the closure's result."""
         return optimizer.step(closure)
 
+    def update(self, optimizer: torch.optim.Optimizer) -> None:
+        """Update the parameters from gradients that are there already, for backends that take no closure."""
+        optimizer.step()
+
     def state_dict(self) -> dict[str, Any]:
         """State to keep in a checkpoint; empty if there is none."""
         return {}

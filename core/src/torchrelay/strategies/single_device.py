@@ -45,8 +45,8 @@ class SingleDeviceStrategy(Strategy):
         kind = self.accelerator.device(0).type
         if self.root_device.type != kind:
             reasons.append(
-                f"its device={str(self.root_device)!r} is not of accelerator {self.accelerator.name!r}; give the Trainer "
-                "the accelerator that it is of"
+                f"its device={str(self.root_device)!r} is not of accelerator {self.accelerator.name!r}; give "
+                "the Trainer the accelerator that it is of"
             )
         if len(self.devices) * needs.num_nodes > 1:
             reasons.append(

@@ -57,6 +57,16 @@ class Strategy(Stateful):
         self._steps: dict[str, Callable[..., Any]] = {}
         self._finalized: set[int] = set()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the run behind: a process that is about to be launched sets up its own."""
+        empty: dict[str, Any] = {
+            "optimizers": [],
+            "schedulers": [],
+            "_module": None,
+            "_model": None,
+        }
+        return {**self.__dict__, **empty, "_steps": {}, "_finalized": set()}
+
     # --- what it can do ---------------------------------------------------------------------------------
 
     def refusals(self, needs: Needs) -> list[str]:
