@@ -190,11 +190,10 @@ class DDPStrategy(ParallelStrategy):
             return no_sync
         return super().accumulating()
 
-    def finalize_gradients(self, optimizer: Optimizer) -> None:
-        """Average the gradients that the wrapper could not, those of manual optimization, then unscale."""
-        if self._manual and id(optimizer) not in self._finalized:
+    def reduce_gradients(self, optimizer: Optimizer) -> None:
+        """Average the gradients that the wrapper could not: those of manual optimization."""
+        if self._manual:
             average_gradients(self.collectives, optimizer)
-        super().finalize_gradients(optimizer)
 
 
 class DDPSpawnStrategy(DDPStrategy):
