@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -80,3 +83,33 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         if file.startswith(str(made.path)):
             del sys.modules[name]
     importlib.invalidate_caches()
+
+
+@pytest.fixture(scope="session")
+def boring() -> ModuleType:
+    """The module `boring.py`: a small model and its data."""
+    file = Path(__file__).with_name("boring.py")
+    spec = importlib.util.spec_from_file_location("boring", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path) -> Callable[..., Any]:
+    """Makes Trainers on the CPU that are silent and keep nothing unless told otherwise."""
+    from torchrelay import Trainer
+
+    def make(**options: Any) -> Any:
+        quiet = {"enable_progress_bar": False, "enable_checkpointing": False}
+        return Trainer(
+            **{
+                "accelerator": "cpu",
+                "max_epochs": 1,
+                "default_root_dir": tmp_path,
+                **quiet,
+                **options,
+            }
+        )
+
+    return make

@@ -14,7 +14,7 @@
     │   ├── LaunchError              the processes cannot be started from here
     │   └── CheckpointError          a checkpoint is missing, torn, foreign, or not safe to load
     ├── PluginError                  a plugin departs from the contract; recorded by discovery, never fatal
-    │   └── SpecError                a spec has a bad field
+    │   └── SpecError                a spec has a bad field  (also ValueError)
     └── WorkerError                  a launched process failed; carries that rank's own traceback (also RuntimeError)
 
 A `UserError` is the user's to mend and is printed as one line; anything else is a bug and keeps its

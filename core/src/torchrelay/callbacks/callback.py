@@ -212,5 +212,5 @@ class Checkpointer(Callback):
             trainer: gives metrics, counters and `save_checkpoint`.
             pl_module: the module.
             reason: "step" after an update, "validation" after a validation inside an epoch, "epoch" after an
-                epoch is closed.
+                epoch is closed, "end" when the run stops inside an epoch.
         """

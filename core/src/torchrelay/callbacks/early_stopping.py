@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class EarlyStopping(Callback):
-    """Stops a run when a metric has not improved for some validations.
+    """Stops a run when a metric has not improved for some validations, or epochs where fit does not validate.
 
     Args:
         monitor: the logged metric.
@@ -74,8 +74,15 @@ class EarlyStopping(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judge the metric; ranks stop together, as soon as one of them wants to."""
-        if trainer.sanity_checking:
-            return
+        if not trainer.sanity_checking:
+            self._stop_if_due(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Judge the metric where fit does not validate."""
+        if not trainer.enable_validation:
+            self._stop_if_due(trainer)
+
+    def _stop_if_due(self, trainer: Trainer) -> None:
         stop = trainer.strategy.collectives.any(self._judge(trainer))
         if stop:
             self.stopped_epoch = trainer.current_epoch + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from torchrelay.module import LightningModule
     from torchrelay.trainer.trainer import Trainer
 
-_FIELD = re.compile(r"\{(\w+)(:[^}]*)?\}")
+_FIELD = re.compile(r"\{([^{}:]+)(:[^{}]*)?\}")
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,10 @@ class ModelCheckpoint(Checkpointer):
             raise ConfigurationError(
                 f"ModelCheckpoint(save_top_k={save_top_k!r}): must be a whole number from -1"
             )
+        if not isinstance(every_n_epochs, int) or every_n_epochs < 1:
+            raise ConfigurationError(
+                f"ModelCheckpoint(every_n_epochs={every_n_epochs!r}): must be a whole number from 1"
+            )
         if monitor is None and save_top_k not in (-1, 0, 1):
             raise ConfigurationError(
                 f"ModelCheckpoint(save_top_k={save_top_k}) needs monitor= to tell which are best"
@@ -97,20 +102,24 @@ class ModelCheckpoint(Checkpointer):
         score = state_dict["best_model_score"]
         self.best_model_score = None if score is None else float(score)
         self.last_model_path = state_dict["last_model_path"]
-        self.kept = dict(state_dict.get("kept", {}))
+        kept = state_dict.get("kept", {})
+        self.kept = {path: score for path, score in kept.items() if os.path.exists(path)}
 
     def on_resumable_point(self, trainer: Trainer, pl_module: LightningModule, reason: str) -> None:
-        """Write a checkpoint after each due epoch."""
-        if reason != "epoch" or trainer.current_epoch % self.every_n_epochs:
+        """Write a checkpoint after each due epoch, and where the run stops inside one."""
+        closed = reason == "epoch"
+        if not closed and reason != "end":
+            return
+        if closed and trainer.current_epoch % self.every_n_epochs:
             return
         collectives = trainer.strategy.collectives
         decision: Decision = collectives.broadcast(
-            self._decide(trainer) if trainer.is_global_zero else None
+            self._decide(trainer, closed) if trainer.is_global_zero else None
         )
         self._apply(trainer, decision)
 
-    def _decide(self, trainer: Trainer) -> Decision:
-        if self.save_top_k == 0:
+    def _decide(self, trainer: Trainer, closed: bool) -> Decision:
+        if self.save_top_k == 0 or (self.monitor is not None and not _is_judged(trainer, closed)):
             return Decision()
         score = self._score(trainer)
         worst = self._worst() if 0 < self.save_top_k <= len(self.kept) else ""
@@ -120,13 +129,13 @@ class ModelCheckpoint(Checkpointer):
             and (score is None or not self._better(score, self.kept[worst]))
         ):
             return Decision()
-        return Decision(self._path(trainer), worst, score)
+        return Decision(self._path(trainer, closed, worst), worst, score)
 
     def _apply(self, trainer: Trainer, decision: Decision) -> None:
         if decision.save:
             # the state goes into the file, so it must already name the file
-            self.kept[decision.save] = float("nan") if decision.score is None else decision.score
             self.kept.pop(decision.remove, None)
+            self.kept[decision.save] = float("nan") if decision.score is None else decision.score
             best = self._best()
             self.best_model_path = best
             self.best_model_score = self.kept[best] if self.monitor is not None else None
@@ -146,7 +155,8 @@ class ModelCheckpoint(Checkpointer):
                 f"ModelCheckpoint(monitor={self.monitor!r}): no such metric has been logged; logged: "
                 f"{', '.join(sorted(found)) or 'nothing'}"
             )
-        return float(found[self.monitor])
+        score = float(found[self.monitor])
+        return score if not math.isnan(score) else math.inf if self.mode == "min" else -math.inf
 
     def _better(self, score: float, than: float) -> bool:
         return score < than if self.mode == "min" else score > than
@@ -166,10 +176,10 @@ class ModelCheckpoint(Checkpointer):
     def _folder(self, trainer: Trainer) -> str:
         return self.dirpath or os.path.join(trainer.default_root_dir, "checkpoints")
 
-    def _path(self, trainer: Trainer) -> str:
+    def _path(self, trainer: Trainer, closed: bool, replaced: str) -> str:
         values: dict[str, Any] = {
             **{name: float(value) for name, value in trainer.callback_metrics.items()},
-            "epoch": max(0, trainer.current_epoch - 1),
+            "epoch": trainer.current_epoch - closed,
             "step": trainer.global_step,
         }
 
@@ -179,11 +189,22 @@ class ModelCheckpoint(Checkpointer):
                 raise ConfigurationError(
                     f"ModelCheckpoint(filename={self.filename!r}): {name!r} is neither epoch, step nor a logged metric"
                 )
-            return f"{name}=" + ("{0" + spec + "}").format(values[name])
+            try:
+                return f"{name.replace('/', '_')}=" + ("{0" + spec + "}").format(values[name])
+            except ValueError as error:
+                raise ConfigurationError(
+                    f"ModelCheckpoint(filename={self.filename!r}): {match[0]} cannot be filled in: {error}"
+                ) from error
 
         stem = os.path.join(self._folder(trainer), _FIELD.sub(fill, self.filename))
         path, version = f"{stem}.ckpt", 0
-        while os.path.exists(path) and path not in self.kept:
+        while os.path.exists(path) and path != replaced:
             version += 1
             path = f"{stem}-v{version}.ckpt"
         return path
+
+
+def _is_judged(trainer: Trainer, closed: bool) -> bool:
+    """Whether the metrics are those of the epoch that was closed, validated if fit validates at all."""
+    due = trainer.current_epoch % trainer.options.epochs_to_validation == 0
+    return closed and (due or not trainer.enable_validation)

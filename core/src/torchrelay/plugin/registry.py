@@ -136,13 +136,14 @@ class Registry:
         offers = named(self.precisions, asked)
         if not offers:
             raise self._absence("precision", asked, self.precisions, accelerator).error()
-        has = self.accelerator(accelerator).spec
-        fitting = most_specific([o for o in offers if takes(has, o.spec)], accelerator)
+        # An accelerator that the user made may have a name that no plugin knows: nothing is known against it.
+        known = [offer.spec for offer in named(self.accelerators, accelerator)]
+        usable = [o for o in self.precisions if all(takes(spec, o.spec) for spec in known)]
+        fitting = most_specific([o for o in offers if o in usable], accelerator)
         if not fitting:
-            usable = dict.fromkeys(o.spec.name for o in self.precisions if takes(has, o.spec))
             raise ConfigurationError(
                 f"accelerator {accelerator!r} has no precision {asked!r}; it has "
-                f"{', '.join(usable)}"
+                f"{', '.join(dict.fromkeys(o.spec.name for o in usable))}"
             )
         return only(fitting, f"precision {asked!r} for accelerator {accelerator!r}")
 

@@ -14,16 +14,42 @@ from torchrelay.plugin.registry import Registry
 from torchrelay.plugin.specs import Capability
 from torchrelay.plugin.targets import load_target
 from torchrelay.precision.precision import Precision
+from torchrelay.strategies.components import Parts
 from torchrelay.strategies.plan import Needs
-from torchrelay.strategies.strategy import Parts, Strategy
+from torchrelay.strategies.strategy import Strategy
 from torchrelay.trainer.options import Options
-from torchrelay.trainer.resolve import DeviceKind, Resolution
+from torchrelay.trainer.resolve import DeviceKind, Request, Resolution
 
 PLUGIN_KINDS: dict[str, type] = {
     "precision": Precision,
     "cluster_environment": ClusterEnvironment,
     "checkpoint_io": CheckpointIO,
 }
+
+
+REQUEST_KINDS: dict[str, tuple[type, ...]] = {
+    "strategy": (Strategy, str),
+    "accelerator": (Accelerator, str),
+    "precision": (Precision, str, int, type(None)),
+}
+
+
+def check_kinds(request: Request) -> None:
+    """Refuse an argument that is neither a name nor an instance.
+
+    Raises:
+        ConfigurationError: such as a class, or None for a strategy.
+    """
+    for name, kinds in REQUEST_KINDS.items():
+        given = getattr(request, name)
+        if isinstance(given, kinds):
+            continue
+        hint = "leave it out to let it be chosen"
+        if isinstance(given, type) and issubclass(given, kinds[0]):
+            hint = f"an instance is made by {given.__name__}(...)"
+        raise ConfigurationError(
+            f"{name}={given!r} is neither a name nor an instance of {kinds[0].__name__}; {hint}"
+        )
 
 
 def sort_plugins(plugins: Any, registry: Registry) -> dict[str, Any]:

@@ -138,36 +138,58 @@ def set_epoch(loader: Any, epoch: int) -> None:
             tell(epoch)
 
 
+class Limited:
+    """The first batches of a loader.
+
+    Args:
+        loader: the loader; like `at_most`, an attribute for a backend that makes a loader of its own from it.
+        at_most: so many batches.
+    """
+
+    def __init__(self, loader: Iterable[Any], at_most: int) -> None:
+        self.loader: Any = loader
+        self.at_most = at_most
+
+    def __len__(self) -> int:
+        return min(self.at_most, len(self.loader))
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(self.loader, self.at_most)
+
+
 class Portion:
-    """So many batches of a loader.
+    """So many batches of a loader, as the backend reads them.
 
     Args:
         loader: a loader, or any iterable.
         limit: so many batches, or a fraction of them; None for all.
         name: the argument that the limit came from, for messages.
+        process: what the backend makes of the loader, which is limited already; None if it takes it as it is.
 
     Attributes:
-        number: batches in the portion; None when the loader does not know its length.
+        loader: what is read.
+        number: batches that it gives; None when it does not know.
 
     Raises:
         ConfigurationError: a fraction of a loader without a length.
     """
 
-    def __init__(self, loader: Iterable[Any], limit: Limit | None, name: str) -> None:
-        self.loader = loader
-        self.number: int | None = None
-        self._at_most: int | None = None
-        total = _length(loader)
-        if isinstance(limit, float) and limit != 1.0 and total is None:
-            raise ConfigurationError(
-                f"{name}={limit} asks for a fraction of a data loader that has no length; give a number of batches"
-            )
-        if total is None:
-            self._at_most = limit if isinstance(limit, int) else None
-        elif isinstance(limit, int):
-            self.number = min(limit, total)
-        else:
-            self.number = total if limit is None else _fraction(limit, total, name)
+    def __init__(
+        self,
+        loader: Iterable[Any],
+        limit: Limit | None,
+        name: str,
+        process: Callable[[Iterable[Any]], Iterable[Any]] | None = None,
+    ) -> None:
+        self._source = loader
+        at_most = _at_most(length(loader), limit, name)
+        limited = loader if at_most is None else Limited(loader, at_most)
+        self.loader = limited if process is None else process(limited)
+        self.number = length(self.loader)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the loader's samplers which epoch begins; a backend's own loader may have lost them."""
+        set_epoch(self._source, epoch)
 
     def batches(
         self, skip: int = 0, after_skip: Callable[[], None] | None = None
@@ -191,18 +213,32 @@ class Portion:
         yield from batches
 
     def _unnumbered(self) -> Iterator[tuple[Any, bool]]:
-        return _looking_ahead(islice(self.loader, self._at_most))
+        return _looking_ahead(self.loader)
 
     def _numbered(self) -> Iterator[tuple[Any, bool]]:
-        taken, number = 0, self.number or 0
-        for batch in islice(self.loader, number):
+        taken, number, rest = 0, self.number or 0, iter(self.loader)
+        for batch in islice(rest, number):
             taken += 1
             yield batch, taken == number
+        next(rest, None)  # as a plain loop does; some loaders keep work for their end
         if taken < number:
             raise ConfigurationError(
                 f"the data loader ended after {taken} batches, but its length says {number}; correct its "
                 "__len__, or limit the number of batches"
             )
+
+
+def _at_most(total: int | None, limit: Limit | None, name: str) -> int | None:
+    """The number of batches to which a limit amounts; None for all."""
+    if limit is None or (limit == 1.0 and isinstance(limit, float)):
+        return None
+    if isinstance(limit, int):
+        return None if total is not None and total <= limit else limit
+    if total is None:
+        raise ConfigurationError(
+            f"{name}={limit} asks for a fraction of a data loader that has no length; give a number of batches"
+        )
+    return _fraction(limit, total, name)
 
 
 def _fraction(limit: float, total: int, name: str) -> int:
@@ -214,7 +250,8 @@ def _fraction(limit: float, total: int, name: str) -> int:
     return number
 
 
-def _length(loader: Any) -> int | None:
+def length(loader: Any) -> int | None:
+    """The batches that a loader says it has; None if it does not know."""
     try:
         return len(loader)
     except (TypeError, NotImplementedError):

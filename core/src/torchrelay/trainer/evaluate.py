@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from torchrelay.trainer.data import Portion, set_epoch
+from torchrelay.trainer.data import Portion
 from torchrelay.trainer.session import Session
 
 HOOK_NAMES = {"validate": "validation"}
@@ -45,7 +45,7 @@ def evaluate_portion(
     without_gradients = strategy.grad_off if session.options.inference_mode else torch.no_grad
     modes = {module: module.training for module in session.module.modules()}
     session.module.eval()
-    set_epoch(portion.loader, session.progress.epoch)
+    portion.set_epoch(session.progress.epoch)
     with session.recording(stage) as metrics, strategy.stage(stage), without_gradients():
         call(f"{hook}_start")
         call(f"{hook}_epoch_start")

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from torchrelay.checkpoint import rng
 from torchrelay.errors import ConfigurationError
 from torchrelay.module import LightningModule, is_overridden
-from torchrelay.trainer.data import set_epoch
 from torchrelay.trainer.evaluate import evaluate_portion
 from torchrelay.trainer.optimizers import StrategyOptimizer
 from torchrelay.trainer.session import Session
@@ -58,6 +58,7 @@ class FitLoop:
         self.data = session.require_portion("train")
         self.validation = session.portion("validate") if self._validates() else None
         self.trainer.num_training_batches = self.data.number
+        self.trainer.enable_validation = self.validation is not None
         self.optimizers = [
             StrategyOptimizer(optimizer, self.strategy, self.ready, self.count_update)
             for optimizer in self.strategy.optimizers
@@ -70,7 +71,8 @@ class FitLoop:
         self.outputs: Any = None
 
     def _validates(self) -> bool:
-        return is_overridden("validation_step", self.module, LightningModule)
+        own = is_overridden("validation_step", self.module, LightningModule)
+        return own and self.session.options.limit("validate") != 0
 
     def _listen(self) -> None:
         """Look up once what a step would otherwise ask at each step."""
@@ -85,14 +87,19 @@ class FitLoop:
         self.log_every = self.session.options.log_every_n_steps
         self.own_step = is_overridden("optimizer_step", self.module, LightningModule)
         self.move = self.session.mover()
-        self.step_schedulers = [c for c in self.session.schedulers if c.interval == "step"]
-        self.epoch_schedulers = [c for c in self.session.schedulers if c.interval == "epoch"]
+        self.last_step = self.session.options.last_step
+        self.checkpointing = bool(self.trainer.checkpointers)
+        schedulers = [] if self.manual else self.session.schedulers
+        self.step_schedulers = [c for c in schedulers if c.interval == "step"]
+        self.epoch_schedulers = [c for c in schedulers if c.interval == "epoch"]
 
     # --- how long ---------------------------------------------------------------------------------------
 
     def done(self) -> bool:
         """Whether an end is reached: epochs, updates, or somebody asked to stop and the minimum is behind."""
         options, progress = self.session.options, self.progress
+        if options.limit("train") == 0:
+            return True
         if progress.epoch >= options.last_epoch or progress.global_step >= options.last_step:
             return True
         return self.trainer.should_stop and self.minimum_reached()
@@ -107,15 +114,24 @@ class FitLoop:
 
     def epoch(self) -> None:
         """Train on every batch once, validate, step the schedulers, and offer to checkpoint."""
-        set_epoch(self.data.loader, self.progress.epoch)
+        self.data.set_epoch(self.progress.epoch)
         self.session.hooks.call("on_train_epoch_start")
-        complete = True
+        complete, empty = True, self.progress.batch == 0
         for batch, last in self.batches():
+            empty = False
             if self.step(batch, last) is EpochEnd.ASKED_FOR:
+                self.in_window = (
+                    0  # gradients of a window that was not finished belong to no update
+                )
                 break
             if not last and self.interrupted():
                 complete = False
                 break
+        if empty:
+            raise ConfigurationError(
+                f"the training data gave no batch in epoch {self.progress.epoch}; give a data loader that is not empty "
+                "and can be read once an epoch, which an iterator cannot"
+            )
         self.close_epoch(complete)
 
     def batches(self) -> Iterator[tuple[Any, bool]]:
@@ -124,41 +140,37 @@ class FitLoop:
         The random state at the beginning of the epoch decides the order, so it is kept for checkpoints, and a
         resumed epoch begins from it before it takes up the state at which the checkpoint was made.
         """
-        rng = self.session.epoch_rng
-        rng.begin()
-        batches = self.data.batches(skip=self.progress.batch)
-        first = next(batches, None)
-        rng.continue_from_checkpoint()
-        if first is not None:
-            yield first
-            yield from batches
+        states = self.session.epoch_rng
+        states.begin()
+        return self.data.batches(self.progress.batch, states.continue_from_checkpoint)
 
     def interrupted(self) -> bool:
         """Whether to leave the epoch at this boundary."""
         if self.in_window:
             return False
-        if self.progress.global_step >= self.session.options.last_step:
+        if self.progress.global_step >= self.last_step:
             return True
         return self.trainer.should_stop and self.minimum_reached()
 
     def close_epoch(self, complete: bool) -> None:
         """End the epoch; one that was left early is not validated, and stays open for a resume."""
         session, progress = self.session, self.progress
+        session.metrics.in_step = False
+        session.train_metrics.close_epoch()
         if complete and self._validation_is_due():
             self.validate()
-        session.metrics.in_step = False
         session.hooks.call("on_train_epoch_end")
-        session.train_metrics.close_epoch()
+        session.train_metrics.close_epoch()  # once more, for what that hook has logged
         session.send_epoch_metrics(session.train_metrics)
         if complete:
             for config in self.epoch_schedulers:
                 if (progress.epoch + 1) % config.frequency == 0:
                     config.step(session.values)
             progress.close_epoch()
-        session.offer_checkpoint("epoch")
+        session.offer_checkpoint("epoch" if complete else "end")
 
     def _validation_is_due(self) -> bool:
-        return (self.progress.epoch + 1) % self.session.options.check_val_every_n_epoch == 0
+        return (self.progress.epoch + 1) % self.session.options.epochs_to_validation == 0
 
     def validate(self) -> None:
         """Evaluate the validation data, if there is any."""
@@ -167,29 +179,30 @@ class FitLoop:
 
     def sanity_check(self) -> None:
         """Try a few validation batches before training, so that a mistake in validation costs no epoch."""
-        steps = self.session.options.num_sanity_val_steps
+        steps = self.session.options.sanity_steps
         if self.validation is None or not steps or self.progress.batches:
             return
-        session = self.session
+        session, random_state = self.session, rng.capture()
         session.sanity_checking = True
         session.hooks.call("on_sanity_check_start")
         evaluate_portion(session, "validate", self.validation, at_most=None if steps < 0 else steps)
         session.evaluation_metrics.clear()
         session.hooks.call("on_sanity_check_end")
         session.sanity_checking = False
+        rng.restore(random_state)  # whether validation was tried first must not change the training
 
     # --- a batch ----------------------------------------------------------------------------------------
 
     def step(self, batch: Any, last: bool) -> EpochEnd | None:
         """Train on one batch; returns whether a hook ends the epoch."""
-        i = self.progress.batch
+        i, updates_before = self.progress.batch, self.progress.global_step
         if self.move is not None:
             batch = self.move(batch)
         metrics = self.session.metrics
         metrics.in_step, metrics.batch = True, batch
         if self.on_batch_start is not None and self.on_batch_start(batch, i) == -1:
             return EpochEnd.ASKED_FOR
-        self.batch, self.batch_idx = batch, i
+        self.batch, self.batch_idx, self.outputs = batch, i, None
         boundary = self.manual or last or (i + 1) % self.plan.accumulate == 0
         if self.manual:
             self.outputs = self.strategy.training_step(batch, i)
@@ -205,9 +218,10 @@ class FitLoop:
         if self.on_batch_end is not None:
             self.on_batch_end(_detached(self.outputs), batch, i)
         if boundary:
-            if self.progress.global_step % self.log_every == 0:
+            if self.progress.global_step // self.log_every > updates_before // self.log_every:
                 self.session.send_step_metrics()
-            self.session.offer_checkpoint("step")
+            if self.checkpointing:
+                self.session.offer_checkpoint("step")
         return None
 
     def update(self) -> None:
@@ -263,12 +277,14 @@ class FitLoop:
 
     def count_update(self) -> None:
         """Count an update and step the schedulers that follow updates."""
-        self.progress.global_step += self.plan.updates
-        if self.manual:
+        if not self.step_schedulers:
+            self.progress.global_step += self.plan.updates
             return
-        for config in self.step_schedulers:
-            if self.progress.global_step % config.frequency == 0:
-                config.step(self.session.values)
+        for _ in range(self.plan.updates):
+            self.progress.global_step += 1
+            for config in self.step_schedulers:
+                if self.progress.global_step % config.frequency == 0:
+                    config.step(self.session.values)
 
 
 def loss_of(outputs: Any) -> torch.Tensor | None:

@@ -203,12 +203,14 @@ def _wide(value: Any) -> torch.Tensor:
 
 def _scalar(name: str, value: Any) -> torch.Tensor | float | int | bool:
     if isinstance(value, torch.Tensor):
+        if not value.dim():
+            return value.detach()
         if value.numel() != 1:
             raise ConfigurationError(
                 f"log({name!r}, ...): a tensor of shape {tuple(value.shape)} is not a number; log a 0-dim tensor, such "
                 "as its mean()"
             )
-        return value.detach() if not value.dim() else value.detach().reshape(())
+        return value.detach().reshape(())
     if isinstance(value, (int, float)):
         return value
     try:

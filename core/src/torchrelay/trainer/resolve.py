@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from torchrelay.accelerators.devices import parse_devices
 from torchrelay.errors import BrokenPluginError, ConfigurationError, UnavailableError
+from torchrelay.plugin.records import cause_of
 from torchrelay.plugin.registry import Offer, Registry
 from torchrelay.plugin.specs import AcceleratorSpec, Hardware, PrecisionSpec, StrategySpec
 from torchrelay.plugin.targets import load_target, probe
-from torchrelay.precision.names import canonical
 
 if TYPE_CHECKING:
     from torchrelay.accelerators.accelerator import Accelerator
+    from torchrelay.checkpoint.checkpoint_io import CheckpointIO
     from torchrelay.environments.environment import ClusterEnvironment
     from torchrelay.precision.precision import Precision
     from torchrelay.strategies.strategy import Strategy
@@ -35,6 +36,7 @@ class Request:
     num_nodes: int | str = "auto"
     precision: str | int | Precision | None = None
     cluster_environment: str | ClusterEnvironment | None = None
+    checkpoint_io: str | CheckpointIO | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,12 +129,7 @@ def resolve(request: Request, registry: Registry, machine: Machine) -> Resolutio
 
 def refuse_conflicts(request: Request) -> None:
     """Refuse a component that is given twice: in the strategy instance and as the Trainer's argument."""
-    unasked = {
-        "accelerator": "auto",
-        "devices": "auto",
-        "precision": None,
-        "cluster_environment": None,
-    }
+    unasked = {"accelerator": "auto", "devices": "auto"}
     for name, part in _given(request).items():
         asked = getattr(request, name, None)
         if asked != unasked.get(name):
@@ -185,13 +182,14 @@ def choose_environment(
             found = asked is not None or environment.detect(machine.environ)
         except Exception as error:
             raise BrokenPluginError(
-                f"cluster environment {offer.spec.name!r} of {offer.owner} fails: {error!r}; "
+                f"cluster environment {offer.spec.name!r} of {offer.owner} fails: {cause_of(error)}; "
                 f"TORCHRELAY_DISABLE_PLUGINS={offer.owner.distribution} leaves it out"
             ) from error
         if found:
-            why = "asked for" if asked is not None else "recognised by its variables"
-            if not offer.spec.priority:
-                why = "no cluster's variables are set"
+            why = "asked for"
+            if asked is None:
+                cluster = offer.spec.priority > 0
+                why = "recognised by its variables" if cluster else "no cluster's variables are set"
             return Choice(environment(machine.environ), f"{offer.spec.name} ({why})")
     known = ", ".join(sorted(offer.spec.name for offer in offers))
     raise ConfigurationError(f"unknown cluster environment {asked!r}; known: {known}")
@@ -269,15 +267,9 @@ def choose_precision(request: Request, registry: Registry, kind: DeviceKind) -> 
     asked = _given(request).get("precision", request.precision)
     if asked is not None and not isinstance(asked, (str, int)):
         return Choice(asked, f"{_show(asked)} (the instance given)")
-    name = "32-true" if asked is None else canonical(asked)
-    offer = registry.precision(name, kind.name)
-    if kind.precisions is not None and name not in kind.precisions:
-        raise ConfigurationError(
-            f"precision={name!r} is not available on accelerator {kind.name!r}; take one of "
-            f"{', '.join(kind.precisions)}"
-        )
+    offer = registry.precision("32-true" if asked is None else asked, kind.name)
     why = "nothing else is asked for" if asked is None else "asked for"
-    return Choice(offer, f"{name} ({why})")
+    return Choice(offer, f"{offer.spec.name} ({why})")
 
 
 def _best(
@@ -292,7 +284,9 @@ def _best(
             because = f"; {'; '.join(missing)}" if missing else ""
             return Choice(_kind(spec, hardware), f"{name} (the best that is available{because})")
         missing.append(f"no {name}: {hardware.reason}")
-    raise UnavailableError(f"{why_needed}; {'; '.join(missing)}")
+    raise UnavailableError(
+        f"{why_needed}; {'; '.join(missing)}; run where there is one, or take another accelerator"
+    )
 
 
 def _kind(spec: AcceleratorSpec, hardware: Hardware) -> DeviceKind:

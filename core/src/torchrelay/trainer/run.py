@@ -15,7 +15,7 @@ from torchrelay.trainer import snapshot
 from torchrelay.trainer.build import refuse_unsupported
 from torchrelay.trainer.evaluate import evaluate, predict
 from torchrelay.trainer.fit import fit
-from torchrelay.trainer.session import Job, Session
+from torchrelay.trainer.session import LOADER_METHODS, Job, Session, no_data
 
 if TYPE_CHECKING:
     from torchrelay.trainer.trainer import Trainer
@@ -83,6 +83,9 @@ def check(trainer: Trainer, job: Job) -> None:
                 f"{type(module).__name__} has no {name}; {job.stage} needs it: define "
                 f"{name}(self{', batch, batch_idx' if name.endswith('step') else ''})"
             )
+    data = "train" if job.stage == "fit" else job.stage
+    if job.loaders.get(data) is None and not hasattr(module, LOADER_METHODS[data]):
+        raise no_data(job.stage, module, data)
     refuse_unsupported(trainer.strategy, trainer.options, module, job.stage)
     if job.ckpt_path is not None and not os.path.exists(job.ckpt_path):
         raise CheckpointError(f"ckpt_path={job.ckpt_path!r} does not exist")

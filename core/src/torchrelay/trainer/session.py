@@ -12,10 +12,12 @@ from torch.optim import Optimizer
 
 from torchrelay.errors import ConfigurationError
 from torchrelay.module import LightningModule, is_overridden
+from torchrelay.plugin.specs import Capability
+from torchrelay.precision.mixed import drives_its_closure
 from torchrelay.strategies.plan import Plan
 from torchrelay.strategies.strategy import Strategy
 from torchrelay.trainer import optimizers as forms
-from torchrelay.trainer.data import Portion, shard
+from torchrelay.trainer.data import Portion, length, shard
 from torchrelay.trainer.hooks import Hooks
 from torchrelay.trainer.metrics import Metrics
 from torchrelay.trainer.progress import Progress
@@ -43,6 +45,13 @@ class Job:
     weights_only: bool = True
 
 
+def no_data(stage: str, module: nn.Module, data: str) -> ConfigurationError:
+    """The error for a stage that has nothing to read."""
+    return ConfigurationError(
+        f"{stage} has no data: pass a data loader, or define {LOADER_METHODS[data]}() in {type(module).__name__}"
+    )
+
+
 class Session:
     """A run in this process: the module, its data, who listens, and how far it has come.
 
@@ -63,6 +72,7 @@ class Session:
         self.train_metrics = self.metrics
         self.evaluation_metrics: dict[str, Metrics] = {}
         self.plan: Plan = self.strategy.negotiate(self.options.plan)
+        self.combined = self.plan.combines(self.options.plan)
         self.schedulers: list[forms.SchedulerConfig] = []
         self.sanity_checking = False
         self.epoch_rng = EpochRNG()
@@ -73,12 +83,37 @@ class Session:
     def build(self, module: nn.Module) -> tuple[list[Optimizer], list[Any]]:
         """Build optimizers and schedulers, for `Strategy.setup`."""
         built, self.schedulers = forms.parse(self.module.configure_optimizers())
+        self._refuse_for_strategy()
         if self.module.automatic_optimization and len(built) > 1:
             raise ConfigurationError(
                 f"configure_optimizers returned {len(built)} optimizers; which steps when is for training_step to say: "
                 "set automatic_optimization = False in the module"
             )
+        self._refuse_closures_over_windows(built)
         return built, [config.scheduler for config in self.schedulers]
+
+    def _refuse_for_strategy(self) -> None:
+        """Refuse listeners and limits that do not go with how the strategy updates."""
+        for name in ("on_after_backward", "on_before_optimizer_step"):
+            if self.hooks.get(name) is not None:
+                self.strategy.require(Capability.GRADIENTS_VISIBLE, name)
+        steps, updates = self.options.max_steps, self.plan.updates
+        if steps > 0 and steps % updates:
+            raise ConfigurationError(
+                f"max_steps={steps} is no multiple of the {updates} updates that {type(self.strategy).__name__} makes "
+                f"at a time; take max_steps={steps + -steps % updates}"
+            )
+
+    def _refuse_closures_over_windows(self, optimizers: list[Optimizer]) -> None:
+        """Refuse an optimizer that evaluates the loss again and again when only a window's last batch is at hand."""
+        n = self.options.accumulate_grad_batches
+        for optimizer in optimizers:
+            if n > 1 and drives_its_closure(type(optimizer).step):
+                raise ConfigurationError(
+                    f"accumulate_grad_batches={n} with {type(optimizer).__name__}, which evaluates the loss several "
+                    "times an update, when all but the last of the batches are gone; take larger batches and "
+                    "accumulate_grad_batches=1, or another optimizer"
+                )
 
     def loader(self, stage: str) -> Any:
         """The user's data for a stage: given to the Trainer, or by the module; None if there is none."""
@@ -103,9 +138,15 @@ class Session:
                 pad=training or not uneven,
                 seed=self.trainer.data_seed,
             )
-        loader = self.strategy.process_dataloader(loader, stage)
+        if length(loader) is None:
+            self.strategy.require(Capability.ITERABLE_DATASETS, f"the data of {stage}")
         name = {"validate": "val"}.get(stage, stage)
-        return Portion(loader, self.options.limit(stage), f"limit_{name}_batches")
+        return Portion(
+            loader,
+            self.options.limit(stage),
+            f"limit_{name}_batches",
+            lambda limited: self.strategy.process_dataloader(limited, stage),
+        )
 
     def require_portion(self, stage: str) -> Portion:
         """This rank's batches of a stage that cannot do without.
@@ -115,10 +156,7 @@ class Session:
         """
         portion = self.portion(stage)
         if portion is None:
-            raise ConfigurationError(
-                f"{self.job.stage} has no data: pass a data loader, or define {LOADER_METHODS[stage]}() in "
-                f"{type(self.module).__name__}"
-            )
+            raise no_data(self.job.stage, self.module, stage)
         return portion
 
     def mover(self) -> Callable[[Any], Any] | None:
@@ -162,6 +200,8 @@ class Session:
 
     def offer_checkpoint(self, reason: str) -> None:
         """Tell checkpointers that the run can be resumed from here; see `Checkpointer`."""
+        if self.options.fast_dev_run:
+            return
         for callback in self.trainer.checkpointers:
             callback.on_resumable_point(self.trainer, self.module, reason)
 

@@ -57,7 +57,7 @@ def dump(session: Session, *, weights_only: bool = False) -> dict[str, Any]:
     if not weights_only:
         checkpoint["optimizer_states"] = [strategy.optimizer_state(o) for o in strategy.optimizers]
         checkpoint["lr_schedulers"] = [c.scheduler.state_dict() for c in session.schedulers]
-        checkpoint["loops"] = {"fit": session.progress.state_dict()}
+        checkpoint["loops"] = {"fit": _progress(session)}
         checkpoint["callbacks"] = callback_states(trainer.callbacks)
         checkpoint["precision"] = strategy.precision_plugin.state_dict()
         checkpoint["rng"] = _gathered_rng(session)
@@ -132,10 +132,25 @@ def _restore_optimizers(session: Session, checkpoint: Mapping[str, Any]) -> None
         config.scheduler.load_state_dict(state)
 
 
+def _progress(session: Session) -> dict[str, Any]:
+    """The counters, in the user's batches, of which a strategy may make larger ones."""
+    state = session.progress.state_dict()
+    counted = {name: state[name] * session.combined for name in ("batch", "batches")}
+    return {**state, **counted, "at_end": state["batch"] == session.trainer.num_training_batches}
+
+
 def _restore_progress(session: Session, checkpoint: Mapping[str, Any]) -> None:
     loops = (checkpoint.get("loops") or {}).get("fit", {})
     if "global_step" in loops:
-        session.progress.load_state_dict(loops)
+        together = session.combined
+        if loops["batch"] % together and not loops.get("at_end"):
+            raise CheckpointError(
+                f"the checkpoint was made {loops['batch']} batches into an epoch, and "
+                f"{type(session.strategy).__name__} takes {together} at a time; resume from a checkpoint made after "
+                "an epoch"
+            )
+        counted = {name: -(-loops[name] // together) for name in ("batch", "batches")}
+        session.progress.load_state_dict({**loops, **counted})
     else:
         session.progress.epoch = int(checkpoint.get("epoch", 0))
         session.progress.global_step = int(checkpoint.get("global_step", 0))

@@ -21,7 +21,7 @@ from torchrelay.plugin.specs import Capability, Support
 from torchrelay.seed import current_seed
 from torchrelay.strategies.strategy import Strategy
 from torchrelay.trainer import snapshot
-from torchrelay.trainer.build import build, refuse_unsupported, sort_plugins
+from torchrelay.trainer.build import build, check_kinds, refuse_unsupported, sort_plugins
 from torchrelay.trainer.data import Limit
 from torchrelay.trainer.metrics import Metrics
 from torchrelay.trainer.options import from_arguments
@@ -111,7 +111,7 @@ class Trainer:
         self.callbacks = _callbacks(
             callbacks, enable_progress_bar, enable_checkpointing and not fast_dev_run
         )
-        self.loggers = [] if fast_dev_run else _listed(logger)
+        self.loggers = [] if fast_dev_run else _loggers(logger)
         registry = get_registry()
         sorted_plugins = sort_plugins(plugins, registry)
         request = Request(
@@ -121,13 +121,15 @@ class Trainer:
             num_nodes=num_nodes,
             precision=_once("precision", precision, sorted_plugins.get("precision")),
             cluster_environment=sorted_plugins.get("cluster_environment"),
+            checkpoint_io=sorted_plugins.get("checkpoint_io"),
         )
+        check_kinds(request)
         machine = Machine(environ=os.environ, interactive=is_interactive())
         self.resolution = resolve(request, registry, machine)
         self.strategy = build(
             self.resolution,
             registry,
-            checkpoint_io=sorted_plugins.get("checkpoint_io"),
+            checkpoint_io=request.checkpoint_io,
             sync_batchnorm=sync_batchnorm,
         )
         refuse_unsupported(self.strategy, self.options)
@@ -137,6 +139,7 @@ class Trainer:
         self.received_metrics: dict[str, Any] = {}
         self.logged_metrics: dict[str, float] = {}
         self.num_training_batches: int | None = None
+        self.enable_validation = False
         self.driver_optimizers: list[Any] = []
 
     # --- what it does -----------------------------------------------------------------------------------
@@ -325,11 +328,27 @@ class Trainer:
 
 def _callbacks(given: Any, progress_bar: bool, checkpointing: bool) -> list[Callback]:
     callbacks: list[Callback] = _listed(given)
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise ConfigurationError(
+                f"callbacks has {callback!r}, which is no torchrelay.Callback; give an instance of one"
+            )
     if progress_bar and not any(isinstance(callback, ProgressBar) for callback in callbacks):
         callbacks.append(ProgressBar())
     if checkpointing and not any(isinstance(callback, Checkpointer) for callback in callbacks):
         callbacks.append(ModelCheckpoint())
     return callbacks
+
+
+def _loggers(given: Any) -> list[Any]:
+    loggers = _listed(given)
+    for logger in loggers:
+        if isinstance(logger, type) or not hasattr(logger, "log_metrics"):
+            raise ConfigurationError(
+                f"logger={logger!r} has no log_metrics(metrics, step); give an object that has, such as "
+                "torchrelay.loggers.CSVLogger(save_dir)"
+            )
+    return loggers
 
 
 def _listed(given: Any) -> list[Any]:

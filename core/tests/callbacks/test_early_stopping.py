@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import pytest
+
+from torchrelay.callbacks import EarlyStopping, ModelCheckpoint
+from torchrelay.errors import ConfigurationError
+
+NAN, INFINITE = float("nan"), float("inf")
+
+
+@pytest.fixture
+def run(boring, make_trainer):
+    """Fits epochs whose validations log the given scores; the number of epochs that were run."""
+
+    def fit(stopper, scores, resume=None, callbacks=(), **options):
+        def validation_step(self, batch, batch_idx):
+            self.log("score", scores[self.current_epoch])
+
+        module = boring.regression(validation_step=validation_step)
+        trainer = make_trainer(
+            callbacks=[stopper, *callbacks], **{"max_epochs": len(scores), **options}
+        )
+        trainer.fit(module, boring.loader(8), boring.loader(4), ckpt_path=resume)
+        return trainer.current_epoch
+
+    return fit
+
+
+@pytest.mark.parametrize(
+    ("options", "scores", "epochs"),
+    [
+        ({"patience": 1}, [3, 2, 2, 1], 3),
+        ({"patience": 2}, [3, 2, 2, 1, 1, 1, 0], 6),
+        ({"patience": 3}, [3, 2, 1, 0], 4),
+        ({"patience": 1, "mode": "max"}, [1, 2, 2, 3], 3),
+        ({"patience": 1, "min_delta": 0.5}, [3, 2.6, 1], 2),
+        ({"patience": 1, "min_delta": -0.5}, [3, 2.6, 1], 2),
+        ({"patience": 9}, [3, NAN, 1], 2),
+        ({"patience": 9}, [3, INFINITE, 1], 2),
+        ({"patience": 1, "check_finite": False}, [3, NAN, 1], 2),
+        ({"patience": 2, "check_finite": False}, [3, NAN, 1], 3),
+    ],
+    ids=str,
+)
+def test_when_it_stops(run, options, scores, epochs):
+    stopper = EarlyStopping("score", **options)
+    assert run(stopper, scores) == epochs
+    assert stopper.stopped_epoch == (epochs if epochs < len(scores) else 0)
+
+
+def test_trying_validation_first_does_not_count(run):
+    stopper = EarlyStopping("score", patience=1)
+    assert run(stopper, [1, 0.5], num_sanity_val_steps=-1) == 2
+    assert (stopper.best_score, stopper.wait_count, stopper.stopped_epoch) == (0.5, 0, 0)
+
+
+def test_only_validations_count(run):
+    assert (
+        run(EarlyStopping("score", patience=1), [1, 1, 2, 2, 3, 3, 3], check_val_every_n_epoch=2)
+        == 4
+    )
+
+
+def test_min_epochs_comes_first(run):
+    assert run(EarlyStopping("score", patience=1), [1, 2, 3, 4, 5], min_epochs=4) == 4
+
+
+def test_it_goes_on_counting_after_a_resume(run, tmp_path):
+    keeper = ModelCheckpoint(tmp_path, save_last=True)
+    run(EarlyStopping("score", patience=3), [1, 2], callbacks=[keeper])
+    resumed = EarlyStopping("score", patience=3)
+    assert run(resumed, [1, 2, 2, 2, 2], resume=tmp_path / "last.ckpt") == 4
+    assert (resumed.best_score, resumed.wait_count, resumed.stopped_epoch) == (1.0, 3, 4)
+
+
+def test_a_metric_that_is_not_there(run):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"monitor='scor'\): no such metric has been logged; logged: loss, sco",
+    ):
+        run(EarlyStopping("scor"), [1, 2])
+    assert run(EarlyStopping("scor", strict=False, patience=1), [1, 2]) == 2
+
+
+def test_a_training_metric_is_that_of_the_epoch_at_hand(boring, make_trainer):
+    def training_step(self, batch, batch_idx):
+        self.log("mean", float(self.current_epoch), on_step=False, on_epoch=True)
+        return self.loss(batch)
+
+    for validation in (boring.loader(4), None):
+        stopper = EarlyStopping("mean", patience=1)
+        trainer = make_trainer(max_epochs=5, callbacks=stopper)
+        trainer.fit(boring.regression(training_step=training_step), boring.loader(8), validation)
+        assert (trainer.current_epoch, stopper.stopped_epoch, stopper.best_score) == (2, 2, 0.0)
+
+
+def test_two_of_them_have_states_of_their_own():
+    keys = {EarlyStopping(m, mode=mode).state_key for m in ("a", "b") for mode in ("min", "max")}
+    assert len(keys) == 4

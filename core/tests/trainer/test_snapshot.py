@@ -1,0 +1,274 @@
+"""A run that was saved and resumed is the run that was never interrupted."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from torch.optim.lr_scheduler import ExponentialLR
+
+from torchrelay import Callback
+from torchrelay.callbacks import ModelCheckpoint
+from torchrelay.checkpoint import rng
+from torchrelay.errors import CheckpointError
+
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01),
+}
+
+
+def by_step(self, optimizer=OPTIMIZERS["adamw"]):
+    made = optimizer(self.parameters())
+    return [made], [
+        {"scheduler": ExponentialLR(made, 0.9), "interval": "step"},
+        ExponentialLR(made, 0.8),
+    ]
+
+
+def noisy(boring, **methods):
+    """A module that draws random numbers in every step."""
+    return boring.regression(dropout=0.3, configure_optimizers=by_step, **methods)
+
+
+class Augmented(torch.utils.data.Dataset):
+    """Samples to which reading adds noise of torch's and of Python's generator."""
+
+    def __init__(self, samples):
+        self.samples = samples
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        x, y = self.samples[index]
+        return x + 0.1 * torch.randn(x.shape) + random.gauss(0, 0.1), y
+
+
+class SaveAt(Callback):
+    """Saves a checkpoint after so many batches of the run."""
+
+    def __init__(self, batches, path):
+        self.batches, self.path = batches, path
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.progress.batches == self.batches:
+            trainer.save_checkpoint(self.path)
+
+
+def final_state(trainer, module):
+    """Everything that a run ends with, comparable by `assert_close` at zero tolerance."""
+    return {
+        "weights": module.state_dict(),
+        "optimizers": [trainer.strategy.optimizer_state(o) for o in trainer.optimizers],
+        "schedulers": [s.state_dict() for s in trainer.strategy.schedulers],
+        "random": {k: v for k, v in rng.capture().items() if k in ("torch", "python")},
+        "progress": trainer.progress.state_dict(),
+    }
+
+
+def assert_identical(one, other):
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_identical(one[key], other[key])
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_identical(a, b)
+    else:
+        assert one == other
+
+
+def loaders(boring, kind):
+    if kind == "augmented":
+        return torch.utils.data.DataLoader(
+            Augmented(boring.samples(22)), batch_size=4, shuffle=True
+        )
+    if kind == "workers":
+        data = Augmented(boring.samples(22))
+        return torch.utils.data.DataLoader(data, batch_size=4, shuffle=True, num_workers=1)
+    shuffled = boring.loader(22, shuffle=True)
+    return boring.Stream(shuffled) if kind == "without-length" else shuffled
+
+
+@pytest.mark.parametrize(
+    ("batches", "kind", "accumulate"),
+    [
+        *[(batches, "shuffled", 1) for batches in (1, 6, 8, 11, 12, 17)],
+        (9, "shuffled", 3),
+        (10, "shuffled", 4),
+        (8, "augmented", 1),
+        (8, "workers", 1),
+        (8, "without-length", 1),
+    ],
+)
+def test_resumed_in_the_middle_of_an_epoch(
+    boring, make_trainer, tmp_path, batches, kind, accumulate
+):
+    # 6 batches an epoch, 3 epochs; 6 and 12 are the last batches of theirs.
+    path = tmp_path / "middle.ckpt"
+    options = {"max_epochs": 3, "accumulate_grad_batches": accumulate}
+    whole = noisy(boring)
+    trainer = make_trainer(callbacks=SaveAt(batches, path), **options)
+    trainer.fit(whole, loaders(boring, kind), boring.loader(8))
+    expected = final_state(trainer, whole)
+
+    resumed = noisy(boring, seed=5)
+    again = make_trainer(**options)
+    again.fit(resumed, loaders(boring, kind), boring.loader(8), ckpt_path=path)
+    assert_identical(expected, final_state(again, resumed))
+    assert again.progress.batches == 18
+
+
+@pytest.mark.parametrize("kind", ["shuffled", "augmented"])
+def test_resumed_at_the_end_of_an_epoch(boring, make_trainer, tmp_path, kind):
+    whole = noisy(boring)
+    keeper = ModelCheckpoint(dirpath=tmp_path, filename="{epoch}", save_top_k=-1)
+    trainer = make_trainer(callbacks=keeper, max_epochs=3)
+    trainer.fit(whole, loaders(boring, kind), boring.loader(8))
+    expected = final_state(trainer, whole)
+    for epoch in (0, 1):
+        resumed = noisy(boring, seed=5)
+        again = make_trainer(max_epochs=3)
+        path = tmp_path / f"epoch={epoch}.ckpt"
+        again.fit(resumed, loaders(boring, kind), boring.loader(8), ckpt_path=path)
+        assert_identical(expected, final_state(again, resumed))
+
+
+def test_resumed_where_max_steps_stopped(boring, make_trainer, tmp_path):
+    whole = noisy(boring)
+    trainer = make_trainer(max_epochs=3)
+    trainer.fit(whole, loaders(boring, "shuffled"))
+    expected = final_state(trainer, whole)
+    first = make_trainer(max_steps=8, callbacks=ModelCheckpoint(dirpath=tmp_path), max_epochs=3)
+    first.fit(noisy(boring), loaders(boring, "shuffled"))
+    path = first.checkpoint_callback.best_model_path
+    assert path == str(tmp_path / "epoch=1-step=8.ckpt")
+    resumed = noisy(boring, seed=5)
+    again = make_trainer(max_epochs=3)
+    again.fit(resumed, loaders(boring, "shuffled"), ckpt_path=path)
+    assert_identical(expected, final_state(again, resumed))
+
+
+@pytest.fixture
+def saved(boring, make_trainer, tmp_path):
+    """The checkpoint of a run of one epoch."""
+    trainer = make_trainer()
+    trainer.fit(noisy(boring), boring.loader())
+    trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    return tmp_path / "saved.ckpt"
+
+
+def test_what_a_checkpoint_holds_loads_without_pickled_code(saved):
+    checkpoint = torch.load(saved, weights_only=True)
+    assert set(checkpoint) == {
+        "state_dict",
+        "optimizer_states",
+        "lr_schedulers",
+        "epoch",
+        "global_step",
+        "loops",
+        "callbacks",
+        "hyper_parameters",
+        "precision",
+        "rng",
+        "torchrelay",
+    }
+    assert (checkpoint["epoch"], checkpoint["global_step"]) == (1, 5)
+    names = {"net.0.weight", "net.0.bias", "net.3.weight", "net.3.bias"}
+    assert set(checkpoint["optimizer_states"][0]["state"]) == names
+    manifest = checkpoint["torchrelay"]
+    assert (manifest["alias"], manifest["distribution"], manifest["world_size"]) == (
+        "single_device",
+        "torchrelay",
+        1,
+    )
+
+
+def test_weights_alone_can_be_saved_and_evaluated_but_not_resumed(boring, make_trainer, tmp_path):
+    trainer, module = make_trainer(), boring.regression()
+    trainer.fit(module, boring.loader())
+    trainer.save_checkpoint(tmp_path / "weights.ckpt", weights_only=True)
+    assert "optimizer_states" not in torch.load(tmp_path / "weights.ckpt", weights_only=True)
+    fresh = boring.regression(seed=3)
+    make_trainer().validate(fresh, boring.loader(), ckpt_path=tmp_path / "weights.ckpt")
+    assert boring.difference(boring.weights(fresh), boring.weights(module)) == 0.0
+    with pytest.raises(
+        CheckpointError, match="holds weights alone, so training cannot go on from it; load them"
+    ):
+        make_trainer().fit(
+            boring.regression(), boring.loader(), ckpt_path=tmp_path / "weights.ckpt"
+        )
+
+
+def two_groups(self):
+    return torch.optim.AdamW([{"params": self.net[0].parameters()}, {"params": self.net[3].bias}])
+
+
+@pytest.mark.parametrize(
+    ("configure_optimizers", "match"),
+    [
+        (
+            lambda self: None,
+            "has 1 optimizers and configure_optimizers returns 0; resume with the same",
+        ),
+        (
+            lambda self: OPTIMIZERS["adamw"](self.parameters()),
+            "has 2 learning-rate schedulers and configure_optimizers returns 0",
+        ),
+        (
+            lambda self: (
+                [made := two_groups(self)],
+                [ExponentialLR(made, 0.9), ExponentialLR(made, 0.8)],
+            ),
+            "optimizer state does not fit the optimizer: unexpected net.3.weight; give configure_optimizers",
+        ),
+    ],
+    ids=["none", "schedulers", "parameters"],
+)
+def test_resuming_with_other_optimizers_is_refused(
+    boring, make_trainer, saved, configure_optimizers, match
+):
+    module = boring.regression(configure_optimizers=configure_optimizers)
+    with pytest.raises(CheckpointError, match=match):
+        make_trainer(max_epochs=2).fit(module, boring.loader(), ckpt_path=saved)
+
+
+def test_hooks_add_to_a_checkpoint_and_read_from_it(boring, make_trainer, tmp_path):
+    class Counting(Callback):
+        epochs = 0
+
+        def on_train_epoch_end(self, trainer, pl_module):
+            self.epochs += 1
+
+        def state_dict(self):
+            return {"epochs": self.epochs}
+
+        def load_state_dict(self, state_dict):
+            self.epochs = state_dict["epochs"]
+
+    read = []
+    hooks = {
+        "on_save_checkpoint": lambda self, checkpoint: checkpoint.update(mine=[1, 2]),
+        "on_load_checkpoint": lambda self, checkpoint: read.append(checkpoint["mine"]),
+    }
+    trainer = make_trainer(callbacks=Counting())
+    trainer.fit(boring.regression(**hooks), boring.loader())
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    counting = Counting()
+    again = make_trainer(callbacks=counting, max_epochs=3)
+    again.fit(boring.regression(**hooks), boring.loader(), ckpt_path=tmp_path / "one.ckpt")
+    assert (read, counting.epochs) == ([[1, 2]], 3)
+
+
+def test_saving_needs_a_run(make_trainer, tmp_path):
+    from torchrelay.errors import ConfigurationError
+
+    with pytest.raises(
+        ConfigurationError, match="save_checkpoint needs a run; call it in a hook, or after fit"
+    ):
+        make_trainer().save_checkpoint(tmp_path / "none.ckpt")
