@@ -76,7 +76,6 @@ class Elsewhere(Launcher):
         import copy
 
         trainer, job = copy.deepcopy(args)
-        trainer.strategy.launcher = self
         return function(trainer, job)
 
 

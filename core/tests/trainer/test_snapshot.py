@@ -269,6 +269,34 @@ def test_saving_needs_a_run(make_trainer, tmp_path):
     from torchrelay.errors import ConfigurationError
 
     with pytest.raises(
-        ConfigurationError, match="save_checkpoint needs a run; call it in a hook, or after fit"
+        ConfigurationError,
+        match="save_checkpoint needs a run in this process.*: call it in a hook, or after fit",
     ):
         make_trainer().save_checkpoint(tmp_path / "none.ckpt")
+
+
+def test_an_epoch_of_another_length_is_not_entered_in_its_middle(boring, make_trainer, tmp_path):
+    class Saves(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if trainer.global_step == 2:
+                trainer.save_checkpoint(tmp_path / "middle.ckpt")
+
+    make_trainer(max_epochs=1, callbacks=Saves()).fit(
+        boring.regression(), boring.loader(batch_size=4)
+    )
+    with pytest.raises(
+        CheckpointError, match=r"inside an epoch of \d+ batches, and an epoch has \d+ now; resume"
+    ):
+        make_trainer(max_epochs=1).fit(
+            boring.regression(), boring.loader(batch_size=5), ckpt_path=tmp_path / "middle.ckpt"
+        )
+
+
+def test_a_checkpoint_may_be_saved_after_fit(boring, make_trainer, tmp_path):
+    trainer = make_trainer(max_epochs=1)
+    module = boring.regression()
+    trainer.fit(module, boring.loader())
+    trainer.save_checkpoint(tmp_path / "after.ckpt")
+    again = boring.regression(seed=1)
+    make_trainer(max_epochs=1).fit(again, boring.loader(), ckpt_path=tmp_path / "after.ckpt")
+    assert boring.difference(boring.weights(again), boring.weights(module)) == 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torchrelay.accelerators.accelerator import Accelerator
 from torchrelay.checkpoint.checkpoint_io import CheckpointIO
@@ -52,29 +52,38 @@ class Composed(ABC):
         launcher: Launcher | None = None,
         cluster_environment: ClusterEnvironment | None = None,
     ) -> None:
-        self._accelerator = accelerator
-        self._precision_plugin = precision_plugin
-        self._checkpoint_io = checkpoint_io
-        self._collectives = collectives
-        self._cluster_environment = cluster_environment
-        self.launcher = launcher
+        parts: dict[str, Any] = {
+            "accelerator": accelerator,
+            "precision_plugin": precision_plugin,
+            "checkpoint_io": checkpoint_io,
+            "collectives": collectives,
+            "launcher": launcher,
+            "cluster_environment": cluster_environment,
+        }
+        self._chosen = {name: part for name, part in parts.items() if part is not None}
+        self._parts = dict(self._chosen)
         self.devices: tuple[int, ...] = ()
         self.num_nodes = 1
         self.sync_batchnorm = False
 
     def bind(self, parts: Parts) -> None:
-        """Fill the components that are still missing; called once, before launch.
+        """Fill the components that the user did not give; called before launch, once for each driver.
 
         What the user gave to the constructor stays.
         """
         self.devices, self.num_nodes = parts.devices, parts.num_nodes
         self.sync_batchnorm = parts.sync_batchnorm
-        self._accelerator = self._accelerator or parts.accelerator
-        self._precision_plugin = self._precision_plugin or parts.precision_plugin
-        self._checkpoint_io = self._checkpoint_io or parts.checkpoint_io
-        self._cluster_environment = self._cluster_environment or parts.cluster_environment
-        self._collectives = self._collectives or self.default_collectives()
-        self.launcher = self.launcher or self.default_launcher()
+        self._parts = {
+            "accelerator": parts.accelerator,
+            "precision_plugin": parts.precision_plugin,
+            "checkpoint_io": parts.checkpoint_io,
+            "cluster_environment": parts.cluster_environment,
+            **self._chosen,
+        }
+        if "collectives" not in self._parts:
+            self._parts["collectives"] = self.default_collectives()
+        if "launcher" not in self._parts:
+            self._parts["launcher"] = self.default_launcher()
 
     @abstractmethod
     def default_collectives(self) -> Collectives:
@@ -86,39 +95,48 @@ class Composed(ABC):
 
     @property
     def given(self) -> dict[str, object]:
-        """The components that the user gave to the constructor, by the Trainer's name for each; before `bind`."""
-        parts = {
-            "accelerator": self._accelerator,
-            "precision": self._precision_plugin,
-            "checkpoint_io": self._checkpoint_io,
-            "cluster_environment": self._cluster_environment,
-        }
-        return {name: part for name, part in parts.items() if part is not None}
+        """The components that the user gave to the constructor, by the Trainer's name for each."""
+        names = {"precision_plugin": "precision"}
+        ours = ("collectives", "launcher")
+        return {names.get(n, n): part for n, part in self._chosen.items() if n not in ours}
 
     @property
     def accelerator(self) -> Accelerator:
         """The kind of device."""
-        return bound(self._accelerator, "accelerator")
+        accelerator: Accelerator = self._part("accelerator")
+        return accelerator
 
     @property
     def precision_plugin(self) -> Precision:
         """The numeric formats."""
-        return bound(self._precision_plugin, "precision_plugin")
+        precision: Precision = self._part("precision_plugin")
+        return precision
 
     @property
     def checkpoint_io(self) -> CheckpointIO:
         """How checkpoints are written and read."""
-        return bound(self._checkpoint_io, "checkpoint_io")
+        checkpoint_io: CheckpointIO = self._part("checkpoint_io")
+        return checkpoint_io
 
     @property
     def cluster_environment(self) -> ClusterEnvironment:
         """Who started the processes, and which of them this one is."""
-        return bound(self._cluster_environment, "cluster_environment")
+        environment: ClusterEnvironment = self._part("cluster_environment")
+        return environment
 
     @property
     def collectives(self) -> Collectives:
         """How processes communicate."""
-        return bound(self._collectives, "collectives")
+        collectives: Collectives = self._part("collectives")
+        return collectives
+
+    @property
+    def launcher(self) -> Launcher | None:
+        """How processes come into being; None when nobody has to make any."""
+        return self._parts.get("launcher")
+
+    def _part(self, name: str) -> Any:
+        return bound(self._parts.get(name), name)
 
 
 def bound(part: Part | None, name: str) -> Part:

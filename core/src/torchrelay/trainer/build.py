@@ -1,24 +1,24 @@
-"""From a Resolution to a complete strategy."""
+"""From a Trainer's arguments to a complete strategy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torchrelay.accelerators.accelerator import Accelerator
 from torchrelay.checkpoint.checkpoint_io import CheckpointIO
 from torchrelay.environments.environment import ClusterEnvironment
-from torchrelay.errors import ConfigurationError, UnavailableError, UnsupportedError
-from torchrelay.module import LightningModule, is_overridden
-from torchrelay.plugin.registry import Registry
-from torchrelay.plugin.specs import Capability
+from torchrelay.environments.program import is_interactive
+from torchrelay.errors import ConfigurationError, UnavailableError
+from torchrelay.plugin.registry import Registry, get_registry
 from torchrelay.plugin.targets import load_target
 from torchrelay.precision.precision import Precision
 from torchrelay.strategies.components import Parts
-from torchrelay.strategies.plan import Needs
 from torchrelay.strategies.strategy import Strategy
+from torchrelay.trainer.needs import refuse_unsupported
 from torchrelay.trainer.options import Options
-from torchrelay.trainer.resolve import DeviceKind, Request, Resolution
+from torchrelay.trainer.resolve import DeviceKind, Machine, Request, Resolution, resolve
 
 PLUGIN_KINDS: dict[str, type] = {
     "precision": Precision,
@@ -32,6 +32,34 @@ REQUEST_KINDS: dict[str, tuple[type, ...]] = {
     "accelerator": (Accelerator, str),
     "precision": (Precision, str, int, type(None)),
 }
+
+
+def assemble(arguments: Mapping[str, Any], options: Options) -> tuple[Resolution, Strategy]:
+    """From a Trainer's arguments to what will run, and the strategy that is complete.
+
+    Raises:
+        UserError: what is asked for cannot be had.
+    """
+    registry = get_registry()
+    plugins = sort_plugins(arguments["plugins"], registry)
+    if arguments["precision"] is not None and "precision" in plugins:
+        raise ConfigurationError(
+            f"precision is given twice: {arguments['precision']!r} and, in plugins, {plugins['precision']!r}; leave "
+            "one of them out"
+        )
+    names = ("strategy", "accelerator", "devices", "num_nodes", "precision")
+    request = Request(**{**{name: arguments[name] for name in names}, **plugins})
+    check_kinds(request)
+    machine = Machine(environ=os.environ, interactive=is_interactive())
+    resolution = resolve(request, registry, machine)
+    strategy = build(
+        resolution,
+        registry,
+        checkpoint_io=request.checkpoint_io,
+        sync_batchnorm=options.sync_batchnorm,
+    )
+    refuse_unsupported(strategy, options)
+    return resolution, strategy
 
 
 def check_kinds(request: Request) -> None:
@@ -163,45 +191,3 @@ def _checkpoint_io(chosen: str | CheckpointIO | None, registry: Registry) -> Che
     offer = registry.checkpoint_io(chosen or "torch")
     made: CheckpointIO = load_target(offer.spec.target)()
     return made
-
-
-def refuse_unsupported(
-    strategy: Strategy, options: Options, module: LightningModule | None = None, stage: str = "fit"
-) -> None:
-    """Refuse, before any process starts, what the strategy declares it cannot do.
-
-    Raises:
-        UnsupportedError: with every reason.
-    """
-    needs = Needs(
-        capabilities=_needed(strategy.num_nodes, options, module, stage),
-        precision=strategy.precision_plugin.name,
-        num_nodes=strategy.num_nodes,
-    )
-    reasons = strategy.refusals(needs)
-    if reasons:
-        raise UnsupportedError(f"{type(strategy).__name__} cannot do this: {'; '.join(reasons)}")
-
-
-def _needed(
-    num_nodes: int, options: Options, module: LightningModule | None, stage: str
-) -> dict[Capability, str]:
-    """The capabilities that a run needs, each with where the need comes from."""
-    n, clip = options.accumulate_grad_batches, options.plan.clip
-    needed = {
-        Capability.GRADIENT_ACCUMULATION: f"accumulate_grad_batches={n}" if n > 1 else "",
-        Capability.CLIP_BY_NORM: "gradient_clip_val" if clip and clip.algorithm == "norm" else "",
-        Capability.CLIP_BY_VALUE: "gradient_clip_val" if clip and clip.algorithm == "value" else "",
-        Capability.MULTIPLE_NODES: f"num_nodes={num_nodes}" if num_nodes > 1 else "",
-        Capability.SYNC_BATCHNORM: "sync_batchnorm=True" if options.sync_batchnorm else "",
-    }
-    if module is not None:
-        name = type(module).__name__
-        own_step = is_overridden("optimizer_step", module, LightningModule)
-        needed |= {
-            Capability.MANUAL_OPTIMIZATION: "" if module.automatic_optimization else name,
-            Capability.CUSTOM_OPTIMIZER_STEP: f"{name}.optimizer_step" if own_step else "",
-            Capability.EVALUATION: stage if stage in ("validate", "test") else "",
-            Capability.PREDICTION: stage if stage == "predict" else "",
-        }
-    return {capability: origin for capability, origin in needed.items() if origin}

@@ -169,6 +169,7 @@ class Portion:
     Attributes:
         loader: what is read.
         number: batches that it gives; None when it does not know.
+        given: batches of the user's that these are made of; None when that is not known.
 
     Raises:
         ConfigurationError: a fraction of a loader without a length.
@@ -186,6 +187,7 @@ class Portion:
         limited = loader if at_most is None else Limited(loader, at_most)
         self.loader = limited if process is None else process(limited)
         self.number = length(self.loader)
+        self.given = length(limited)
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the loader's samplers which epoch begins; a backend's own loader may have lost them."""

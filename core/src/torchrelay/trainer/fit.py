@@ -10,7 +10,7 @@ import torch
 from torch.optim import Optimizer
 
 from torchrelay.checkpoint import rng
-from torchrelay.errors import ConfigurationError
+from torchrelay.errors import CheckpointError, ConfigurationError
 from torchrelay.module import LightningModule, is_overridden
 from torchrelay.trainer.evaluate import evaluate_portion
 from torchrelay.trainer.optimizers import StrategyOptimizer
@@ -58,6 +58,8 @@ class FitLoop:
         self.data = session.require_portion("train")
         self.validation = session.portion("validate") if self._validates() else None
         self.trainer.num_training_batches = self.data.number
+        session.epoch_batches = self.data.given
+        self.enter_resumed_epoch()
         self.trainer.enable_validation = self.validation is not None
         self.optimizers = [
             StrategyOptimizer(optimizer, self.strategy, self.ready, self.count_update)
@@ -133,6 +135,24 @@ class FitLoop:
                 "and can be read once an epoch, which an iterator cannot"
             )
         self.close_epoch(complete)
+
+    def enter_resumed_epoch(self) -> None:
+        """Refuse to go on inside an epoch that had another number of batches; its place has no meaning here.
+
+        Raises:
+            CheckpointError: the number of ranks, or the batch size, has changed.
+        """
+        was = self.session.resumed
+        if not self.progress.batch or self.data.number is None:
+            return
+        if was.get("at_end"):
+            self.progress.batch = self.data.number
+        elif was.get("of") not in (None, self.data.given):
+            raise CheckpointError(
+                f"the checkpoint was made inside an epoch of {was['of']} batches, and an epoch has "
+                f"{self.data.given} now; resume with as many ranks and the same batch size, or from a "
+                "checkpoint made after an epoch"
+            )
 
     def batches(self) -> Iterator[tuple[Any, bool]]:
         """The rest of the epoch's batches; after a resume, those that came before are drawn and dropped.

@@ -12,9 +12,9 @@ from torchrelay.launchers.failure import mark
 from torchrelay.module import LightningModule, is_overridden
 from torchrelay.plugin.registry import get_registry
 from torchrelay.trainer import snapshot
-from torchrelay.trainer.build import refuse_unsupported
 from torchrelay.trainer.evaluate import evaluate, predict
 from torchrelay.trainer.fit import fit
+from torchrelay.trainer.needs import refuse_unsupported
 from torchrelay.trainer.session import LOADER_METHODS, Job, Session, no_data
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ def work(trainer: Trainer, job: Job) -> Outcome:
     session = trainer.session = Session(trainer, job)
     try:
         strategy.setup_environment()
+        session.connected = True
         _each(trainer, "setup", module, job.stage)
         strategy.setup(module, session.build if job.stage == "fit" else None)
         notify("torchrelay_after_setup", strategy=strategy)
@@ -115,6 +116,7 @@ def work(trainer: Trainer, job: Job) -> Outcome:
         raise
     finally:
         _each(trainer, "teardown", module, job.stage)
+        session.connected = False
         strategy.teardown()
         notify("torchrelay_after_teardown", strategy=strategy)
         module.trainer = None

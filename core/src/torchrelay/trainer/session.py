@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
 from torchrelay.errors import ConfigurationError
 from torchrelay.module import LightningModule, is_overridden
@@ -75,6 +76,9 @@ class Session:
         self.combined = self.plan.combines(self.options.plan)
         self.schedulers: list[forms.SchedulerConfig] = []
         self.sanity_checking = False
+        self.connected = False
+        self.resumed: Mapping[str, Any] = {}
+        self.epoch_batches: int | None = None
         self.epoch_rng = EpochRNG()
 
     def _collectives(self) -> Any:
@@ -117,11 +121,18 @@ class Session:
 
     def loader(self, stage: str) -> Any:
         """The user's data for a stage: given to the Trainer, or by the module; None if there is none."""
-        given = self.job.loaders.get(stage)
-        if given is not None:
-            return given
-        method = getattr(self.module, LOADER_METHODS[stage], None)
-        return method() if callable(method) else None
+        loader = self.job.loaders.get(stage)
+        if loader is None:
+            method = getattr(self.module, LOADER_METHODS[stage], None)
+            loader = method() if callable(method) else None
+        if isinstance(loader, (list, tuple)) and any(
+            isinstance(each, DataLoader) for each in loader
+        ):
+            raise ConfigurationError(
+                f"{stage} got {len(loader)} data loaders, and reads one; call {self.job.stage} once for each, or "
+                "combine their data sets with torch.utils.data.ConcatDataset"
+            )
+        return loader
 
     def portion(self, stage: str) -> Portion | None:
         """This rank's batches of a stage; None if there is no data for it."""
@@ -167,6 +178,18 @@ class Session:
         if own or elsewhere or strategy.precision_plugin.converts_batches:
             return strategy.batch_to_device
         return None
+
+    @contextmanager
+    def connection(self) -> Iterator[None]:
+        """The connection to the other ranks: the run's, or after the run one of its own. Collective."""
+        if self.connected:
+            yield
+            return
+        self.strategy.setup_environment()
+        try:
+            yield
+        finally:
+            self.strategy.collectives.close()
 
     @contextmanager
     def recording(self, stage: str) -> Iterator[Metrics]:

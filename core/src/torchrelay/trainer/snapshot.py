@@ -136,7 +136,8 @@ def _progress(session: Session) -> dict[str, Any]:
     """The counters, in the user's batches, of which a strategy may make larger ones."""
     state = session.progress.state_dict()
     counted = {name: state[name] * session.combined for name in ("batch", "batches")}
-    return {**state, **counted, "at_end": state["batch"] == session.trainer.num_training_batches}
+    at_end = state["batch"] == session.trainer.num_training_batches
+    return {**state, **counted, "of": session.epoch_batches, "at_end": at_end}
 
 
 def _restore_progress(session: Session, checkpoint: Mapping[str, Any]) -> None:
@@ -151,6 +152,7 @@ def _restore_progress(session: Session, checkpoint: Mapping[str, Any]) -> None:
             )
         counted = {name: -(-loops[name] // together) for name in ("batch", "batches")}
         session.progress.load_state_dict({**loops, **counted})
+        session.resumed = loops
     else:
         session.progress.epoch = int(checkpoint.get("epoch", 0))
         session.progress.global_step = int(checkpoint.get("global_step", 0))

@@ -12,21 +12,18 @@ from torchrelay.accelerators.accelerator import Accelerator
 from torchrelay.callbacks.callback import Callback, Checkpointer
 from torchrelay.callbacks.model_checkpoint import ModelCheckpoint
 from torchrelay.callbacks.progress_bar import ProgressBar
-from torchrelay.environments.program import is_interactive
 from torchrelay.errors import ConfigurationError, show_user_errors_as_one_line
 from torchrelay.launchers.supervision import guard_worker
 from torchrelay.module import LightningModule
-from torchrelay.plugin.registry import get_registry
 from torchrelay.plugin.specs import Capability, Support
 from torchrelay.seed import current_seed
 from torchrelay.strategies.strategy import Strategy
 from torchrelay.trainer import snapshot
-from torchrelay.trainer.build import build, check_kinds, refuse_unsupported, sort_plugins
+from torchrelay.trainer.build import assemble
 from torchrelay.trainer.data import Limit
 from torchrelay.trainer.metrics import Metrics
 from torchrelay.trainer.options import from_arguments
 from torchrelay.trainer.progress import Progress
-from torchrelay.trainer.resolve import Machine, Request, resolve
 from torchrelay.trainer.run import execute
 from torchrelay.trainer.session import Job, Session
 
@@ -112,27 +109,7 @@ class Trainer:
             callbacks, enable_progress_bar, enable_checkpointing and not fast_dev_run
         )
         self.loggers = [] if fast_dev_run else _loggers(logger)
-        registry = get_registry()
-        sorted_plugins = sort_plugins(plugins, registry)
-        request = Request(
-            strategy=strategy,
-            accelerator=accelerator,
-            devices=devices,
-            num_nodes=num_nodes,
-            precision=_once("precision", precision, sorted_plugins.get("precision")),
-            cluster_environment=sorted_plugins.get("cluster_environment"),
-            checkpoint_io=sorted_plugins.get("checkpoint_io"),
-        )
-        check_kinds(request)
-        machine = Machine(environ=os.environ, interactive=is_interactive())
-        self.resolution = resolve(request, registry, machine)
-        self.strategy = build(
-            self.resolution,
-            registry,
-            checkpoint_io=request.checkpoint_io,
-            sync_batchnorm=sync_batchnorm,
-        )
-        refuse_unsupported(self.strategy, self.options)
+        self.resolution, self.strategy = assemble(arguments, self.options)
         self.progress = Progress()
         self.should_stop = False
         self.session: Session | None = None
@@ -211,16 +188,21 @@ class Trainer:
         return str(found)
 
     def save_checkpoint(self, filepath: str | os.PathLike[str], weights_only: bool = False) -> None:
-        """Write a checkpoint of the run that is under way. Collective: every rank calls it.
+        """Write a checkpoint of the run that is under way, or was last. Collective: every rank calls it.
 
         Args:
             filepath: the file.
             weights_only: keep the model alone.
         """
         if self.session is None:
-            raise ConfigurationError("save_checkpoint needs a run; call it in a hook, or after fit")
-        checkpoint = snapshot.dump(self.session, weights_only=weights_only)
-        self.strategy.save_checkpoint(checkpoint, filepath)
+            raise ConfigurationError(
+                "save_checkpoint needs a run in this process, and there is none: call it in a hook, or after fit; "
+                "after a strategy that starts processes of its own (ddp_spawn, ddp_fork) these have ended, so keep "
+                "a ModelCheckpoint among the callbacks"
+            )
+        with self.session.connection():
+            checkpoint = snapshot.dump(self.session, weights_only=weights_only)
+            self.strategy.save_checkpoint(checkpoint, filepath)
 
     def explain(self) -> str:
         """What was chosen, and why, a line each."""
@@ -355,11 +337,3 @@ def _listed(given: Any) -> list[Any]:
     if given is None or given is False:
         return []
     return list(given) if isinstance(given, (list, tuple)) else [given]
-
-
-def _once(name: str, argument: Any, plugin: Any) -> Any:
-    if argument is not None and plugin is not None:
-        raise ConfigurationError(
-            f"{name} is given twice: {argument!r} and, in plugins, {plugin!r}; leave one of them out"
-        )
-    return plugin if argument is None else argument

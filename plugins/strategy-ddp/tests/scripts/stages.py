@@ -18,6 +18,7 @@ def main() -> None:
     loader = DataLoader(data(), batch_size=4)
     trainer = quiet(strategy="ddp", devices=2, max_epochs=1)
     trainer.fit(module, loader)
+    trainer.save_checkpoint(os.path.join(os.environ["OUT"], "after.ckpt"))
     tested = trainer.test(module, loader)[0]["test_loss"]
     second = quiet(strategy="ddp", devices=2, max_epochs=2)
     second.fit(module, loader)
