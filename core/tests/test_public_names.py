@@ -15,8 +15,8 @@ PUBLIC = {
     "torchrelay.accelerators": "Accelerator CPUAccelerator CUDAAccelerator MPSAccelerator",
     "torchrelay.callbacks": "Callback Checkpointer EarlyStopping ModelCheckpoint ProgressBar",
     "torchrelay.checkpoint": (
-        "Checkpoint CheckpointIO TorchCheckpointIO atomic_write check_manifest from_names load_model_state "
-        "make_manifest to_names"
+        "AsyncCheckpointIO Checkpoint CheckpointIO TorchCheckpointIO atomic_write check_manifest from_names "
+        "load_model_state make_manifest migrate to_canonical to_names"
     ),
     "torchrelay.collectives": "Collectives NoCollectives ReduceOp TorchCollectives",
     "torchrelay.environments": (

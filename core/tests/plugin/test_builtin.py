@@ -44,7 +44,7 @@ def test_what_core_offers(core):
         "16-mixed",
         "bf16-mixed",
     }
-    assert [o.spec.name for o in core.checkpoint_ios] == ["torch"]
+    assert [o.spec.name for o in core.checkpoint_ios] == ["torch", "async"]
 
 
 def test_every_probe_runs(core):

@@ -270,7 +270,7 @@ def test_saving_needs_a_run(make_trainer, tmp_path):
 
     with pytest.raises(
         ConfigurationError,
-        match="save_checkpoint needs a run in this process.*: call it in a hook, or after fit",
+        match=r"save_checkpoint needs a run in this process.*: call it in a hook, or after fit",
     ):
         make_trainer().save_checkpoint(tmp_path / "none.ckpt")
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torchrelay.callbacks.callback import Checkpointer
+from torchrelay.checkpoint import files
 from torchrelay.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class ModelCheckpoint(Checkpointer):
         self.best_model_score = None if score is None else float(score)
         self.last_model_path = state_dict["last_model_path"]
         kept = state_dict.get("kept", {})
-        self.kept = {path: score for path, score in kept.items() if os.path.exists(path)}
+        self.kept = {path: score for path, score in kept.items() if files.exists(path)}
 
     def on_resumable_point(self, trainer: Trainer, pl_module: LightningModule, reason: str) -> None:
         """Write a checkpoint after each due epoch, and where the run stops inside one."""
@@ -141,7 +142,7 @@ class ModelCheckpoint(Checkpointer):
             self.best_model_score = self.kept[best] if self.monitor is not None else None
             trainer.save_checkpoint(decision.save)
         if self.save_last:
-            self.last_model_path = os.path.join(self._folder(trainer), "last.ckpt")
+            self.last_model_path = files.join(self._folder(trainer), "last.ckpt")
             trainer.save_checkpoint(self.last_model_path)
         if decision.remove and decision.remove != decision.save:
             trainer.strategy.remove_checkpoint(decision.remove)
@@ -174,7 +175,7 @@ class ModelCheckpoint(Checkpointer):
         return pick(self.kept, key=lambda path: self.kept[path])
 
     def _folder(self, trainer: Trainer) -> str:
-        return self.dirpath or os.path.join(trainer.default_root_dir, "checkpoints")
+        return self.dirpath or files.join(trainer.default_root_dir, "checkpoints")
 
     def _path(self, trainer: Trainer, closed: bool, replaced: str) -> str:
         values: dict[str, Any] = {
@@ -196,9 +197,9 @@ class ModelCheckpoint(Checkpointer):
                     f"ModelCheckpoint(filename={self.filename!r}): {match[0]} cannot be filled in: {error}"
                 ) from error
 
-        stem = os.path.join(self._folder(trainer), _FIELD.sub(fill, self.filename))
+        stem = files.join(self._folder(trainer), _FIELD.sub(fill, self.filename))
         path, version = f"{stem}.ckpt", 0
-        while os.path.exists(path) and path != replaced:
+        while (path in self.kept or files.exists(path)) and path != replaced:
             version += 1
             path = f"{stem}-v{version}.ckpt"
         return path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from typing import Any
 
@@ -41,5 +41,16 @@ class CheckpointIO(ABC):
     def remove_checkpoint(self, path: Path) -> None:
         """Remove the checkpoint at `path` if it is there."""
 
+    def when_written(self, action: Callable[[], None]) -> None:
+        """Do something as soon as every checkpoint that was saved is whole; at once, where saving waits for that.
+
+        For what makes an older checkpoint unreachable, such as a link that is to name the newest.
+        """
+        action()
+
+    def wait(self) -> None:
+        """Return when nothing is being written any more."""
+
     def teardown(self) -> None:
-        """Wait for whatever is still being written."""
+        """Wait for whatever is still being written, and let go of what was kept for the next."""
+        self.wait()

@@ -79,8 +79,14 @@ def make_manifest(
     }
 
 
-def check_manifest(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
+def check_manifest(
+    checkpoint: Mapping[str, Any], newest: int = SCHEMA_VERSION
+) -> dict[str, Any] | None:
     """Refuse a checkpoint that this torchrelay cannot read, and return its manifest.
+
+    Args:
+        checkpoint: what was read.
+        newest: the last version of the form that can be read.
 
     Returns:
         None for a checkpoint without manifest, such as Lightning's.
@@ -97,10 +103,10 @@ def check_manifest(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
     if manifest is None:
         return None
     schema, writer = manifest.get("schema"), manifest.get("torchrelay")
-    if not isinstance(schema, int) or schema > SCHEMA_VERSION:
+    if not isinstance(schema, int) or not 1 <= schema <= newest:
         raise CheckpointError(
             f"torchrelay {writer} wrote the checkpoint in form {schema}, and torchrelay {version('torchrelay')} "
-            f'reads forms up to {SCHEMA_VERSION}; pip install "torchrelay>={writer}"'
+            f'reads forms 1 to {newest}; pip install "torchrelay>={writer}"'
         )
     return dict(manifest)
 

@@ -98,9 +98,14 @@ def torchrelay_precision_plugins() -> Iterable[PrecisionSpec]:
 
 @hookimpl
 def torchrelay_checkpoint_ios() -> Iterable[CheckpointIOSpec]:
-    """Return torch's own file format."""
+    """Return torch's own file format, written at once or in the background."""
     yield CheckpointIOSpec(
         name="torch",
         target="torchrelay.checkpoint.torch_io:TorchCheckpointIO",
         description="One file in torch.save's format, written whole or not at all.",
+    )
+    yield CheckpointIOSpec(
+        name="async",
+        target="torchrelay.checkpoint.async_io:AsyncCheckpointIO",
+        description="As torch, but written in the background while training goes on.",
     )

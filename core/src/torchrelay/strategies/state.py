@@ -51,13 +51,18 @@ class Stateful(Ranked):
         return {parameter: name for name, parameter in self.module.named_parameters()}
 
     def save_checkpoint(self, checkpoint: Mapping[str, Any], path: Path) -> None:
-        """Write a checkpoint that all ranks have made together. Collective; returns when it is written."""
+        """Write a checkpoint that all ranks have made together. Collective.
+
+        Returns when it is written, or, with an asynchronous checkpoint IO, when it may change no more.
+        """
         if self.is_global_zero:
             self.checkpoint_io.save_checkpoint(checkpoint, path)
         self.collectives.barrier("save_checkpoint")
 
     def load_checkpoint(self, path: Path, *, weights_only: bool = True) -> dict[str, Any]:
-        """Read a checkpoint, on every rank."""
+        """Read a checkpoint, on every rank, once everything that is being written is there. Collective."""
+        self.checkpoint_io.wait()
+        self.collectives.barrier("load_checkpoint")
         return self.checkpoint_io.load_checkpoint(
             path, map_location="cpu", weights_only=weights_only
         )

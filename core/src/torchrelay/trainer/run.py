@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from torchrelay.checkpoint import files
 from torchrelay.errors import CheckpointError, ConfigurationError
 from torchrelay.launchers.failure import mark
 from torchrelay.module import LightningModule, is_overridden
@@ -87,39 +88,55 @@ def check(trainer: Trainer, job: Job) -> None:
     if job.loaders.get(data) is None and not hasattr(module, LOADER_METHODS[data]):
         raise no_data(job.stage, module, data)
     refuse_unsupported(trainer.strategy, trainer.options, module, job.stage)
-    if job.ckpt_path is not None and not os.path.exists(job.ckpt_path):
+    if job.ckpt_path is not None and not files.exists(job.ckpt_path):
         raise CheckpointError(f"ckpt_path={job.ckpt_path!r} does not exist")
 
 
 def work(trainer: Trainer, job: Job) -> Outcome:
     """Do a job in this process, which is one of those of the run."""
-    strategy, module = trainer.strategy, job.module
-    notify = get_registry().notify
-    module.trainer = trainer
+    job.module.trainer = trainer
     session = trainer.session = Session(trainer, job)
     try:
-        strategy.setup_environment()
-        session.connected = True
-        _each(trainer, "setup", module, job.stage)
-        strategy.setup(module, session.build if job.stage == "fit" else None)
-        notify("torchrelay_after_setup", strategy=strategy)
-        if job.ckpt_path is not None:
-            checkpoint = strategy.load_checkpoint(job.ckpt_path, weights_only=job.weights_only)
-            snapshot.restore(session, checkpoint)
-        result = STAGES[job.stage](session)
-        return _outcome(trainer, session, result)
+        outcome = _do(session)
     except BaseException as error:
         mark(error)
-        strategy.on_exception(error)
-        notify("torchrelay_on_exception", strategy=strategy, error=error)
-        _each(trainer, "on_exception", module, error)
+        _tell_of(error, session)
+        try:
+            _tear_down(session)
+        except Exception as another:  # noqa: BLE001 - the first error is the one to see
+            warnings.warn(f"tearing down after it failed too: {another}", stacklevel=2)
         raise
+    _tear_down(session)
+    return outcome
+
+
+def _do(session: Session) -> Outcome:
+    trainer, job, strategy = session.trainer, session.job, session.strategy
+    strategy.setup_environment()
+    session.connected = True
+    _each(trainer, "setup", job.module, job.stage)
+    strategy.setup(job.module, session.build if job.stage == "fit" else None)
+    get_registry().notify("torchrelay_after_setup", strategy=strategy)
+    if job.ckpt_path is not None:
+        checkpoint = strategy.load_checkpoint(job.ckpt_path, weights_only=job.weights_only)
+        snapshot.restore(session, checkpoint)
+    return _outcome(trainer, session, STAGES[job.stage](session))
+
+
+def _tell_of(error: BaseException, session: Session) -> None:
+    session.strategy.on_exception(error)
+    get_registry().notify("torchrelay_on_exception", strategy=session.strategy, error=error)
+    _each(session.trainer, "on_exception", session.module, error)
+
+
+def _tear_down(session: Session) -> None:
+    session.connected = False
+    try:
+        _each(session.trainer, "teardown", session.module, session.job.stage)
     finally:
-        _each(trainer, "teardown", module, job.stage)
-        session.connected = False
-        strategy.teardown()
-        notify("torchrelay_after_teardown", strategy=strategy)
-        module.trainer = None
+        session.strategy.teardown()
+        get_registry().notify("torchrelay_after_teardown", strategy=session.strategy)
+        session.module.trainer = None
 
 
 def _each(trainer: Trainer, name: str, module: LightningModule, argument: Any) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from torchrelay.checkpoint import rng, schema
+from torchrelay.checkpoint.canonical import to_canonical
 from torchrelay.errors import CheckpointError
 from torchrelay.strategies.strategy import Strategy
 
@@ -93,7 +94,7 @@ def restore(session: Session, checkpoint: Mapping[str, Any]) -> None:
         CheckpointError: it is of another model, or has no state to train on from.
     """
     strategy, trainer = session.strategy, session.trainer
-    schema.check_manifest(checkpoint)
+    checkpoint = to_canonical(checkpoint)
     for callback in trainer.callbacks:
         callback.on_load_checkpoint(trainer, session.module, dict(checkpoint))
     session.module.on_load_checkpoint(dict(checkpoint))
