@@ -87,7 +87,7 @@ ARGUMENTS = {
         'devices=2 and num_nodes=1 ask for several processes and it has one; take strategy="ddp", or devices=1',
     ),
     "nodes": (
-        {"num_nodes": 2},
+        {"num_nodes": 2, "strategy": "single_device"},
         LaunchError,
         "num_nodes=2 needs processes on 2 machines.*torchrun --nnodes 2",
     ),
