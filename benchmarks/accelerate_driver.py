@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -29,14 +30,18 @@ class LossTracker(GeneralTracker):
 
     def __init__(self, losses: Losses) -> None:
         super().__init__()
-        self.tracker = losses
+        self._losses = losses
+
+    @property
+    def tracker(self) -> Losses:
+        return self._losses
 
     def store_init_configuration(self, values: dict[str, Any]) -> None:
         pass
 
     def log(self, values: dict[str, Any], step: int | None, **kwargs: Any) -> None:
         if step is not None:
-            self.tracker.write(step, values["loss"])
+            self._losses.write(step, values["loss"])
 
 
 def main() -> None:
@@ -51,6 +56,7 @@ def main() -> None:
     train(case, accelerator, clock)
     if accelerator.is_main_process:
         report(case, clock, losses)
+    gc.collect()  # see raw.py
     accelerator.end_training()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -21,18 +23,21 @@ from workload import (
 def main() -> None:
     case = Case.from_command_line()
     clock, losses = Clock(case), Losses()
-    model: nn.Module = Network(case.width, clock)
     if case.processes > 1:
         dist.init_process_group("gloo")
-        model = DistributedDataParallel(model, **DDP_ARGUMENTS)
-    train(case, model, clock, losses)
+    train(case, clock, losses)
     if case.processes == 1 or dist.get_rank() == 0:
         report(case, clock, losses)
     if case.processes > 1:
+        # DistributedDataParallel is part of a cycle; alive at the end, it keeps threads that abort the process.
+        gc.collect()
         dist.destroy_process_group()
 
 
-def train(case: Case, model: nn.Module, clock: Clock, losses: Losses) -> None:
+def train(case: Case, clock: Clock, losses: Losses) -> None:
+    model: nn.Module = Network(case.width, clock)
+    if case.processes > 1:
+        model = DistributedDataParallel(model, **DDP_ARGUMENTS)
     optimizer = make_optimizer(model.parameters())
     metrics = {}
     model.train()

@@ -118,8 +118,10 @@ def test_a_strategy_instance_and_what_it_carries_are_kept(registry, machine):
 
 
 def test_the_devices_of_a_strategy_instance_are_kept(registry, machine):
-    found = resolve(Request(strategy=strategy(devices=["a", "b", "c"])), registry, machine())
+    own = strategy(devices=[SimpleNamespace(type="cpu")] * 3)
+    found = resolve(Request(strategy=own), registry, machine(cuda=4))
     assert found.devices == (0, 1, 2)
+    assert found.accelerator.name == "cpu"
 
 
 @pytest.mark.parametrize(

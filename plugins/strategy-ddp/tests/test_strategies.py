@@ -24,6 +24,7 @@ from torchrelay.errors import (
     UnsupportedError,
 )
 from torchrelay.launchers import MultiProcessingLauncher, ScriptLauncher
+from torchrelay.plugin import Capability
 from torchrelay.plugin.registry import get_registry
 from torchrelay.precision import MixedPrecision, TruePrecision
 from torchrelay.strategies import DDPSpawnStrategy, DDPStrategy, Parts
@@ -314,12 +315,67 @@ def test_every_argument_of_distributed_data_parallel_is_an_option():
         (DDPStrategy, {"start_method": "forkserver"}, "must be one of script, spawn, fork"),
         (DDPStrategy, {"ddp_comm_state": object()}, "do nothing without ddp_comm_hook"),
         (DDPStrategy, {"model_averaging_period": 4}, "needs ddp_comm_state=PostLocalSGDState"),
+        (DDP2Strategy, {"model_averaging_period": 4}, "needs ddp_comm_state=PostLocalSGDState"),
+        (DDP2Strategy, {"start_method": "spawn"}, r"DDP2Strategy has no option 'start_method'"),
+        (
+            DDPStrategy,
+            {"timeout": timedelta(seconds=9), "collectives": TorchCollectives("gloo")},
+            r"timeout and collectives are both given to DDPStrategy.*leave one out",
+        ),
+        (
+            DDP2Strategy,
+            {"process_group_backend": "gloo", "collectives": TorchCollectives("gloo")},
+            r"process_group_backend and collectives are both given to DDP2Strategy",
+        ),
     ],
 )
 def test_an_option_that_cannot_be(kind, options, message):
     with pytest.raises(ConfigurationError, match=message) as raised:
         kind(**options)
     assert "\n" not in str(raised.value)
+
+
+class Unconnected(CPUAccelerator):
+    """A device that torch.distributed has no backend for."""
+
+    process_group_backend = None
+
+
+@pytest.mark.parametrize("kind", [DDPStrategy, DDP2Strategy])
+def test_an_accelerator_without_collectives(kind):
+    message = "torch.distributed has no backend for accelerator .* process_group_backend"
+    with pytest.raises(UnsupportedError, match=message):
+        trainer(strategy=kind(accelerator=Unconnected()), accelerator="auto", devices=1)
+
+
+@pytest.mark.parametrize("kind", [DDPStrategy, DDP2Strategy])
+@pytest.mark.parametrize(
+    "given", [{"collectives": TorchCollectives("gloo")}, {"process_group_backend": "gloo"}]
+)
+def test_collectives_of_the_user_s_own_need_no_backend_of_the_accelerator(kind, given):
+    strategy = kind(accelerator=Unconnected(), **given)
+    made = trainer(strategy=strategy, accelerator="auto", devices=1).strategy
+    assert made.collectives.backend == "gloo"
+
+
+@pytest.mark.parametrize("kind", [DDPStrategy, DDP2Strategy])
+def test_nothing_is_wrapped_where_nothing_is_trained(kind):
+    made = trainer(strategy=kind(), devices=1).strategy
+    made.adopt(Module().requires_grad_(False))
+    made.wrap()
+    assert made.model is made.module
+
+
+@pytest.mark.parametrize("kind", [DDPStrategy, DDP2Strategy])
+def test_a_step_that_some_ranks_skip_is_declared_unsupported(kind):
+    with pytest.raises(UnsupportedError, match=r"refuses it: ranks that skip leave .* by zero"):
+        kind().require(Capability.SKIPPED_STEPS, "None")
+
+
+def test_ddp2_takes_ddp_s_options():
+    made = DDP2Strategy(timeout=timedelta(seconds=9), static_graph=True)
+    assert made.timeout == timedelta(seconds=9)
+    assert made.ddp_arguments == {"gradient_as_bucket_view": True, "static_graph": True}
 
 
 def test_sync_batchnorm_needs_gpus():

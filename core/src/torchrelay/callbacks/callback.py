@@ -19,7 +19,7 @@ class Callback:
 
     @property
     def state_key(self) -> str:
-        """Key of this callback's state in a checkpoint; two callbacks of one class need different keys."""
+        """Key of this callback's state in a checkpoint; of several with one key, the order tells which."""
         return type(self).__qualname__
 
     def state_dict(self) -> dict[str, Any]:

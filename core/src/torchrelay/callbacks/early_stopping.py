@@ -73,7 +73,7 @@ class EarlyStopping(Callback):
         self.patience = state_dict["patience"]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Judge the metric; ranks stop together, as soon as one of them wants to."""
+        """Judge the metric; ranks stop together."""
         if not trainer.sanity_checking:
             self._stop_if_due(trainer)
 
@@ -83,21 +83,22 @@ class EarlyStopping(Callback):
             self._stop_if_due(trainer)
 
     def _stop_if_due(self, trainer: Trainer) -> None:
-        stop = trainer.strategy.collectives.any(self._judge(trainer))
-        if stop:
+        if self._judge(trainer):
             self.stopped_epoch = trainer.current_epoch + 1
             trainer.should_stop = True
 
     def _judge(self, trainer: Trainer) -> bool:
         found = trainer.callback_metrics
-        if self.monitor not in found:
+        # ranks judge rank 0's value, because a rank that stopped alone would leave the others waiting
+        watched = trainer.strategy.collectives.broadcast(found.get(self.monitor))
+        if watched is None:
             if self.strict:
                 raise ConfigurationError(
                     f"EarlyStopping(monitor={self.monitor!r}): no such metric has been logged; logged: "
                     f"{', '.join(sorted(found)) or 'nothing'}"
                 )
             return False
-        score = float(found[self.monitor])
+        score = float(watched)
         if self.check_finite and not math.isfinite(score):
             return True
         gain = self.best_score - score if self.mode == "min" else score - self.best_score

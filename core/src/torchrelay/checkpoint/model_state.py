@@ -28,11 +28,26 @@ def load_model_state(
     try:
         module.load_state_dict(state_dict, strict=strict)
     except RuntimeError as error:
-        raise CheckpointError(
-            f"the checkpoint does not fit {type(module).__name__}: "
-            f"{_differences(module, state_dict, strict) or _one_line(error)}; load it into the model that "
-            f"it was saved from{', or with strict=False' if strict else ''}"
-        ) from error
+        differences = _differences(module, state_dict, strict) or _one_line(error)
+        raise _misfit(module, differences) from error
+
+
+def check_model_state(module: nn.Module, state_dict: Mapping[str, Any]) -> None:
+    """Compare names and shapes with the module's, and load nothing.
+
+    Raises:
+        CheckpointError: the state is another model's; the message names the first few keys.
+    """
+    differences = _differences(module, state_dict, strict=True)
+    if differences:
+        raise _misfit(module, differences)
+
+
+def _misfit(module: nn.Module, differences: str) -> CheckpointError:
+    return CheckpointError(
+        f"the checkpoint does not fit {type(module).__name__}: {differences}; load it into the model that it was saved "
+        "from, or what fits of it by module.load_state_dict(..., strict=False)"
+    )
 
 
 def _differences(module: nn.Module, state: Mapping[str, Any], strict: bool) -> str:

@@ -56,7 +56,7 @@ class LocalEnvironment(ClusterEnvironment):
         """What an earlier launch of this program means for a later run."""
         return (
             "An earlier Trainer of this program started them, and each runs the whole program; what only one of them "
-            "is to do goes under `if trainer.is_global_zero:`"
+            "is to do goes under `if trainer.is_global_zero:`, with a Trainer of its own"
         )
 
     @property

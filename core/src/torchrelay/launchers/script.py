@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import itertools
 import os
 import shutil
 import subprocess
@@ -63,6 +64,7 @@ class ScriptLauncher(Launcher):
         refuse_nested_launch()
         if self.environment.creates_processes:
             self.environment.check(devices=self.num_processes, num_nodes=1)
+            _arrive(self.environment.seat)
             return function(*args)
         run = _runs.get(os.getpid())
         if run is None:
@@ -93,6 +95,7 @@ class ScriptRun:
         self._reports = Path(tempfile.mkdtemp(prefix="torchrelay-"))
         self._store = host_store()
         self._over = ""
+        self._launches = 0
         self.seat = Seat(
             rank=0,
             local_rank=0,
@@ -142,10 +145,7 @@ class ScriptRun:
         gone = sorted(rank for rank, end in list(self._crew.exits.items()) if not end.status)
         if self._over or gone:
             why = self._over or f"rank {gone[0]} has come to the end of the program"
-            raise LaunchError(
-                f"no launch is possible any more: {why}; every rank must come to each launch (no "
-                f"`if rank == 0:` around it), and after a failure the program must be started again"
-            )
+            raise LaunchError(_nobody_comes(why))
 
     def launch(self, function: Callable[..., Any], /, *args: Any) -> Any:
         """Run a function as rank 0.
@@ -154,6 +154,7 @@ class ScriptRun:
             WorkerError: another process failed first.
         """
         since = time.monotonic()
+        self._launches += 1
         done = threading.Event()
         watcher = threading.Thread(target=self._watch, args=(done, since), daemon=True)
         watcher.start()
@@ -174,16 +175,27 @@ class ScriptRun:
 
     def _watch(self, done: threading.Event, since: float) -> None:
         """End this process if another has failed and its own function does not end over it."""
-        self._crew.wait_until(lambda: done.is_set() or self._crew.failed)
+        self._crew.wait_until(lambda: done.is_set() or self._crew.failed or bool(self._absent()))
         # The others' last words, then their end, which as a rule makes a collective fail here too.
         if done.wait(LAG):
             return
         self._crew.stop()
         if done.wait(LAG):
             return
-        cause = earliest(self._crew.failures(since))
+        cause, absent = earliest(self._crew.failures(since)), self._absent()
         if cause is not None:
             self._exit(cause.to_error(), cause.status)
+        if absent:
+            self._exit(
+                LaunchError(_nobody_comes(f"rank {absent[0]} has come to the end of the program"))
+            )
+
+    def _absent(self) -> list[int]:
+        """The ranks that came to the end of the program before they came to the present launch."""
+        ended = [rank for rank, end in sorted(self._crew.exits.items()) if not end.status]
+        return [
+            rank for rank in ended if not _arrival(self._reports, rank, self._launches).exists()
+        ]
 
     def _end(self, error: BaseException, seen: float, since: float) -> TorchrelayError | None:
         """End the run after a failure here. The error to raise instead, if another rank failed first."""
@@ -227,6 +239,27 @@ class ScriptRun:
         sys.stderr.write(f"error: {error}\n")
         sys.stderr.flush()
         os._exit(status)
+
+
+# How often this process, one of those that were started, has come to a launch.
+_arrivals = itertools.count(1)
+
+
+def _arrive(seat: Seat | None) -> None:
+    """Let rank 0 know that this rank has come to a launch, so that it is not taken for absent."""
+    if seat is not None:
+        _arrival(Path(seat.report_dir), seat.rank, next(_arrivals)).touch()
+
+
+def _arrival(folder: Path, rank: int, launch: int) -> Path:
+    return folder / f"launch-{launch}-rank-{rank}"
+
+
+def _nobody_comes(why: str) -> str:
+    return (
+        f"no launch is possible any more: {why}; every rank must come to each launch (no `if rank == 0:` around it), "
+        "and after a failure the program must be started again"
+    )
 
 
 def command_line() -> tuple[list[str], str]:

@@ -36,6 +36,7 @@ class Capability(enum.Enum):
     GRADIENT_ACCUMULATION = "accumulate_grad_batches above 1"
     CLIP_BY_NORM = "gradient_clip_algorithm='norm'"
     CLIP_BY_VALUE = "gradient_clip_algorithm='value'"
+    SKIPPED_STEPS = "training_step returning None, to make no update"
     GRADIENTS_VISIBLE = "hooks and code that read parameter gradients before the update"
     SYNC_BATCHNORM = "sync_batchnorm=True"
     MULTIPLE_NODES = "num_nodes above 1"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
 import torch
+from torch import nn
 
 from torchrelay.trainer.data import Portion
 from torchrelay.trainer.session import Session
@@ -43,10 +46,13 @@ def evaluate_portion(
     hook = f"on_{HOOK_NAMES.get(stage, stage)}"
     strategy, call = session.strategy, session.hooks.call
     without_gradients = strategy.grad_off if session.options.inference_mode else torch.no_grad
-    modes = {module: module.training for module in session.module.modules()}
-    session.module.eval()
     portion.set_epoch(session.progress.epoch)
-    with session.recording(stage) as metrics, strategy.stage(stage), without_gradients():
+    with (
+        evaluation_mode(session.module),
+        session.recording(stage) as metrics,
+        strategy.stage(stage),
+        without_gradients(),
+    ):
         call(f"{hook}_start")
         call(f"{hook}_epoch_start")
         metrics.in_step = True
@@ -54,11 +60,21 @@ def evaluate_portion(
         metrics.in_step = False
         call(f"{hook}_epoch_end")
         metrics.close_epoch()
-    for module, training in modes.items():
-        module.training = training
     session.send_epoch_metrics(metrics)
     call(f"{hook}_end")
     return results
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, after which each part of the module has the mode that it had."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
 
 
 def _batches(session: Session, stage: str, portion: Portion, at_most: int | None) -> list[Any]:

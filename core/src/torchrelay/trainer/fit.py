@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch.optim import Optimizer
 from torchrelay.checkpoint import rng
 from torchrelay.errors import CheckpointError, ConfigurationError
 from torchrelay.module import LightningModule, is_overridden
+from torchrelay.plugin.specs import Capability
 from torchrelay.trainer.evaluate import evaluate_portion
 from torchrelay.trainer.optimizers import StrategyOptimizer
 from torchrelay.trainer.session import Session
@@ -29,12 +29,6 @@ def fit(session: Session) -> None:
             loop.epoch()
         hooks.call("on_train_end")
     hooks.call("on_fit_end")
-
-
-class EpochEnd(enum.Enum):
-    """Why the rest of an epoch is left out."""
-
-    ASKED_FOR = "on_train_batch_start returned -1"
 
 
 class FitLoop:
@@ -121,10 +115,9 @@ class FitLoop:
         complete, empty = True, self.progress.batch == 0
         for batch, last in self.batches():
             empty = False
-            if self.step(batch, last) is EpochEnd.ASKED_FOR:
-                self.in_window = (
-                    0  # gradients of a window that was not finished belong to no update
-                )
+            if not self.step(batch, last):
+                # gradients of a window that was not finished belong to no update
+                self.in_window = 0
                 break
             if not last and self.interrupted():
                 complete = False
@@ -185,7 +178,7 @@ class FitLoop:
         if complete:
             for config in self.epoch_schedulers:
                 if (progress.epoch + 1) % config.frequency == 0:
-                    config.step(session.values)
+                    config.step(session.values, session.agree)
             progress.close_epoch()
         session.offer_checkpoint("epoch" if complete else "end")
 
@@ -213,15 +206,15 @@ class FitLoop:
 
     # --- a batch ----------------------------------------------------------------------------------------
 
-    def step(self, batch: Any, last: bool) -> EpochEnd | None:
-        """Train on one batch; returns whether a hook ends the epoch."""
+    def step(self, batch: Any, last: bool) -> bool:
+        """Train on one batch; returns whether the epoch goes on, which `on_train_batch_start` may end."""
         i, updates_before = self.progress.batch, self.progress.global_step
         if self.move is not None:
             batch = self.move(batch)
         metrics = self.session.metrics
         metrics.in_step, metrics.batch = True, batch
         if self.on_batch_start is not None and self.on_batch_start(batch, i) == -1:
-            return EpochEnd.ASKED_FOR
+            return False
         self.batch, self.batch_idx, self.outputs = batch, i, None
         boundary = self.manual or last or (i + 1) % self.plan.accumulate == 0
         if self.manual:
@@ -242,7 +235,7 @@ class FitLoop:
                 self.session.send_step_metrics()
             if self.checkpointing:
                 self.session.offer_checkpoint("step")
-        return None
+        return True
 
     def update(self) -> None:
         """Compute the boundary's gradients and update every optimizer."""
@@ -270,6 +263,7 @@ class FitLoop:
             self.zero_grad()
         loss = loss_of(outputs)
         if loss is None:
+            self.strategy.require(Capability.SKIPPED_STEPS, "training_step returning None")
             return None
         if self.plan.loss_divisor != 1:
             loss = loss / self.plan.loss_divisor
@@ -304,7 +298,7 @@ class FitLoop:
             self.progress.global_step += 1
             for config in self.step_schedulers:
                 if self.progress.global_step % config.frequency == 0:
-                    config.step(self.session.values)
+                    config.step(self.session.values, self.session.agree)
 
 
 def loss_of(outputs: Any) -> torch.Tensor | None:
@@ -313,11 +307,13 @@ def loss_of(outputs: Any) -> torch.Tensor | None:
     Raises:
         ConfigurationError: it returned something else.
     """
-    if outputs is None or isinstance(outputs, torch.Tensor):
-        return outputs
-    if isinstance(outputs, dict) and isinstance(outputs.get("loss"), torch.Tensor):
-        loss: torch.Tensor = outputs["loss"]
+    loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+    if outputs is None or (isinstance(loss, torch.Tensor) and loss.numel() == 1):
         return loss
+    if isinstance(loss, torch.Tensor):
+        raise ConfigurationError(
+            f"training_step returned a loss of shape {tuple(loss.shape)}; reduce it to one number, as loss.mean() does"
+        )
     raise ConfigurationError(
         f"training_step returned {type(outputs).__name__}; return the loss (a 0-dim tensor), a dict whose 'loss' is "
         "one, or None to skip the update"

@@ -71,20 +71,34 @@ class Entry:
         return f"{self.name}_epoch" if self.options.on_step else self.name
 
 
+class Shares(NamedTuple):
+    """One metric of an epoch: each rank's value and weight."""
+
+    options: Options
+    values: list[tuple[float, float]]
+
+    def combine(self) -> torch.Tensor:
+        """The metric over all ranks (0-dim, float64)."""
+        values = torch.tensor([value for value, _ in self.values], dtype=torch.float64)
+        if self.options.reduce != "mean":
+            reduced: torch.Tensor = getattr(values, self.options.reduce)()
+            return reduced
+        weights = torch.tensor([weight for _, weight in self.values], dtype=torch.float64)
+        return torch.dot(values, weights) / weights.sum()
+
+
 class Metrics:
     """The metrics of one stage.
 
     Args:
         stage: "train", "validate", "test" or "predict"; decides the defaults of `on_step` and `on_epoch`.
         collectives: what reduces over ranks; not used before a run is set up.
-        suffix: appended to names, to tell several data loaders apart.
     """
 
     def __init__(self, stage: str, collectives: Callable[[], Collectives]) -> None:
         self.training = stage == "train"
         self.in_step = False
         self.batch: Any = None
-        self.suffix = ""
         self._collectives = collectives
         self._entries: dict[str, Entry] = {}
         self._epoch_values: dict[str, tuple[Options, torch.Tensor]] = {}
@@ -102,8 +116,6 @@ class Metrics:
         batch_size: int | None = None,
     ) -> None:
         """Record a value; see `LightningModule.log`."""
-        if self.suffix:
-            name += self.suffix
         entry = self._entries.get(name)
         if entry is None:
             step = (self.training and self.in_step) if on_step is None else on_step
@@ -127,11 +139,33 @@ class Metrics:
         return {e.step_name: e.last for e in entries if e.options.logger or not for_logger}
 
     def close_epoch(self) -> None:
-        """Combine the epoch's values, over ranks where asked for, and begin anew. Collective."""
-        for entry in self._entries.values():
-            if entry.options.on_epoch and entry.values:
-                self._epoch_values[entry.name] = (entry.options, self._combine(entry))
-                entry.values, entry.weights = [], []
+        """Combine the epoch's values, over ranks where asked for, and begin anew. Collective.
+
+        A rank that had no batch, or did not log a metric, takes part all the same and learns of it.
+        """
+        here = [e for e in self._entries.values() if e.options.on_epoch and e.values]
+        shared: dict[str, Shares] = {}
+        for entry in here:
+            value, weight = entry.combine()
+            if entry.options.sync_dist:
+                shared[entry.name] = Shares(entry.options, [(float(value), weight)])
+            else:
+                self._epoch_values[entry.name] = (entry.options, value)
+            entry.values, entry.weights = [], []
+        for name, shares in self._union(shared).items():
+            self._entries.setdefault(name, Entry(name, shares.options))
+            self._epoch_values[name] = (shares.options, shares.combine())
+
+    def _union(self, shared: dict[str, Shares]) -> dict[str, Shares]:
+        """The shares of all ranks; one exchange for all metrics, whichever a rank has."""
+        collectives = self._collectives()
+        if collectives.world_size == 1:
+            return shared
+        union: dict[str, Shares] = {}
+        for theirs in collectives.gather_objects(shared):
+            for name, share in theirs.items():
+                union.setdefault(name, Shares(share.options, [])).values.extend(share.values)
+        return union
 
     def epoch_values(self, *, for_logger: bool = False) -> dict[str, torch.Tensor]:
         """The combined values of the latest epoch that logged them."""
@@ -158,27 +192,6 @@ class Metrics:
         }
         shown = {n: v for n, (options, v) in self._epoch_values.items() if options.prog_bar}
         return {**shown, **found} if self.training else {**found, **shown}
-
-    def load(self, values: dict[str, torch.Tensor]) -> None:
-        """Take over values that another process computed."""
-        for name, value in values.items():
-            options = Options(False, True, False, True, "mean", False)
-            self._entries.setdefault(name, Entry(name, options)).last = value
-            self._epoch_values[name] = (options, value)
-
-    def _combine(self, entry: Entry) -> torch.Tensor:
-        value: torch.Tensor
-        value, weight = entry.combine()
-        if not entry.options.sync_dist:
-            return value
-        collectives = self._collectives()
-        if entry.options.reduce == "mean":
-            parts = torch.stack([value * weight, torch.tensor(weight).to(value)])
-            total, weights = collectives.reduce(parts, "sum")
-            value = total / weights
-        else:
-            value = collectives.reduce(value, entry.options.reduce)
-        return value
 
     def _reduce_last(self, entries: list[Entry]) -> None:
         for entry in entries:

@@ -60,14 +60,25 @@ class SchedulerConfig:
                 "{'scheduler': scheduler, 'monitor': 'the metric you log'}"
             )
 
-    def step(self, metrics: Callable[[], Mapping[str, Any]]) -> None:
-        """Step the scheduler, with the metric it watches if it watches one."""
+    def step(
+        self, metrics: Callable[[], Mapping[str, Any]], agree: Callable[[Any], Any] = lambda v: v
+    ) -> None:
+        """Step the scheduler, with the metric it watches if it watches one.
+
+        Args:
+            metrics: every metric that was logged, by name.
+            agree: one value for all ranks; a rank that followed its own would have another learning rate.
+
+        Raises:
+            ConfigurationError: the metric has not been logged.
+        """
         if not isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step()
             return
         found = metrics()
-        if self.monitor is not None and self.monitor in found:
-            self.scheduler.step(found[self.monitor])
+        watched = agree(None if self.monitor is None else found.get(self.monitor))
+        if watched is not None:
+            self.scheduler.step(watched)
         elif self.strict:
             raise ConfigurationError(
                 f"ReduceLROnPlateau watches {self.monitor!r}, which has not been logged; "

@@ -61,7 +61,11 @@ class Options:
                 )
             return
         number = isinstance(self.gradient_clip_val, (int, float))
-        if not number or isinstance(self.gradient_clip_val, bool) or self.gradient_clip_val < 0:
+        if (
+            not number
+            or isinstance(self.gradient_clip_val, bool)
+            or not self.gradient_clip_val >= 0
+        ):
             raise ConfigurationError(
                 f"gradient_clip_val={self.gradient_clip_val!r} must be a number from 0, or None"
             )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from torchrelay.accelerators.devices import parse_devices
 from torchrelay.errors import BrokenPluginError, ConfigurationError, UnavailableError
+from torchrelay.plugin.lookup import named
 from torchrelay.plugin.records import cause_of
 from torchrelay.plugin.registry import Offer, Registry
 from torchrelay.plugin.specs import AcceleratorSpec, Hardware, PrecisionSpec, StrategySpec
@@ -106,12 +107,12 @@ def resolve(request: Request, registry: Registry, machine: Machine) -> Resolutio
         return choice.value
 
     kind = note("accelerator", choose_accelerator(request, registry, machine))
-    named = named_strategy(request, registry, kind)
+    asked = named_strategy(request, registry, kind)
     environment = note("cluster environment", choose_environment(request, registry, machine))
     nodes = note("num_nodes", choose_nodes(request, environment))
-    devices = note("devices", choose_devices(request, kind, environment, named))
+    devices = note("devices", choose_devices(request, kind, environment, asked))
     strategy = note(
-        "strategy", named or default_strategy(registry, machine, kind, len(devices), nodes)
+        "strategy", asked or default_strategy(registry, machine, kind, len(devices), nodes)
     )
     processes = len(devices) if _process_per_device(strategy) else 1
     environment.check(devices=processes, num_nodes=nodes)
@@ -143,9 +144,12 @@ def choose_accelerator(
     request: Request, registry: Registry, machine: Machine
 ) -> Choice[DeviceKind]:
     """The kind of device: as asked, or the best that is there."""
-    asked = _given(request).get("accelerator", request.accelerator)
+    given = _given(request)
+    asked = given.get("accelerator", request.accelerator)
     if not isinstance(asked, str):
         return Choice(_instance_kind(asked, registry), f"{asked.name} (the instance given)")
+    if asked == "auto" and "devices" in given:
+        asked = str(given["devices"][0].type)
     if asked == "gpu":
         return _best(("cuda", "mps"), registry, machine, 'accelerator="gpu" needs a GPU')
     if asked != "auto":
@@ -178,19 +182,20 @@ def choose_environment(
         if asked is not None and offer.spec.name != asked:
             continue
         try:
-            environment = load_target(offer.spec.target)
-            found = asked is not None or environment.detect(machine.environ)
+            kind = load_target(offer.spec.target)
+            found = asked is not None or kind.detect(machine.environ)
+            environment = kind(machine.environ) if found else None
         except Exception as error:
             raise BrokenPluginError(
                 f"cluster environment {offer.spec.name!r} of {offer.owner} fails: {cause_of(error)}; "
                 f"TORCHRELAY_DISABLE_PLUGINS={offer.owner.distribution} leaves it out"
             ) from error
-        if found:
+        if environment is not None:
             why = "asked for"
             if asked is None:
                 cluster = offer.spec.priority > 0
                 why = "recognised by its variables" if cluster else "no cluster's variables are set"
-            return Choice(environment(machine.environ), f"{offer.spec.name} ({why})")
+            return Choice(environment, f"{offer.spec.name} ({why})")
     known = ", ".join(sorted(offer.spec.name for offer in offers))
     raise ConfigurationError(f"unknown cluster environment {asked!r}; known: {known}")
 
@@ -209,7 +214,10 @@ def choose_nodes(request: Request, environment: ClusterEnvironment) -> Choice[in
 
 
 def choose_devices(
-    request: Request, kind: DeviceKind, environment: ClusterEnvironment, named: Choice[Any] | None
+    request: Request,
+    kind: DeviceKind,
+    environment: ClusterEnvironment,
+    strategy: Choice[Any] | None,
 ) -> Choice[tuple[int, ...]]:
     """The indices of this node's devices."""
     given = _given(request).get("devices")
@@ -217,14 +225,10 @@ def choose_devices(
         devices = tuple(range(len(given)))
         return Choice(devices, f"{len(given)} (the strategy's parallel_devices)")
     asked: Any = request.devices
-    why = (
-        "asked for"
-        if asked != "auto"
-        else "all there are"
-        if kind.indexed
-        else "one process is enough"
-    )
-    a_process_each = named is None or _process_per_device(named.value)
+    why = "asked for"
+    if asked == "auto":
+        why = "all there are" if kind.indexed else "one process is enough"
+    a_process_each = strategy is None or _process_per_device(strategy.value)
     if asked == "auto" and environment.creates_processes and a_process_each:
         asked, why = environment.local_world_size, f"what {environment.name} started on this node"
     devices = parse_devices(
@@ -317,8 +321,7 @@ def _accelerators_of(strategy: Any, registry: Registry) -> tuple[str, ...]:
     """The accelerators that an alias is limited to; empty when it is not."""
     if not isinstance(strategy, str):
         return ()
-    alias = strategy.rsplit(":", 1)[-1]
-    claims = [offer.spec.accelerators for offer in registry.strategies if offer.spec.alias == alias]
+    claims = [offer.spec.accelerators for offer in named(registry.strategies, strategy)]
     if not claims or () in claims:
         return ()
     return tuple(dict.fromkeys(name for claim in claims for name in claim))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torchrelay.checkpoint import files
+from torchrelay.checkpoint.canonical import to_canonical
+from torchrelay.checkpoint.model_state import check_model_state
 from torchrelay.errors import CheckpointError, ConfigurationError
 from torchrelay.launchers.failure import mark
-from torchrelay.module import LightningModule, is_overridden
+from torchrelay.module import LightningModule, ModuleHooks, is_overridden
 from torchrelay.plugin.registry import get_registry
 from torchrelay.trainer import snapshot
 from torchrelay.trainer.evaluate import evaluate, predict
@@ -41,6 +44,7 @@ class Outcome:
         metrics: every metric, by name.
         callbacks: states of the callbacks.
         progress: the counters.
+        logged: what loggers received last.
     """
 
     result: Any
@@ -48,6 +52,7 @@ class Outcome:
     metrics: dict[str, Any] = field(default_factory=dict)
     callbacks: dict[str, Any] = field(default_factory=dict)
     progress: dict[str, Any] = field(default_factory=dict)
+    logged: dict[str, float] = field(default_factory=dict)
 
 
 def execute(trainer: Trainer, job: Job) -> Any:
@@ -87,24 +92,49 @@ def check(trainer: Trainer, job: Job) -> None:
     data = "train" if job.stage == "fit" else job.stage
     if job.loaders.get(data) is None and not hasattr(module, LOADER_METHODS[data]):
         raise no_data(job.stage, module, data)
+    for stage, loader in job.loaders.items():
+        if loader is not None and not isinstance(loader, Iterable):
+            raise ConfigurationError(
+                f"{job.stage} got {loader!r} as the data of {stage}; give a DataLoader or another iterable of batches"
+            )
     refuse_unsupported(trainer.strategy, trainer.options, module, job.stage)
-    if job.ckpt_path is not None and not files.exists(job.ckpt_path):
-        raise CheckpointError(f"ckpt_path={job.ckpt_path!r} does not exist")
+    if job.ckpt_path is not None:
+        check_checkpoint(trainer, job, job.ckpt_path)
+
+
+def check_checkpoint(trainer: Trainer, job: Job, path: str) -> None:
+    """Refuse a checkpoint that is missing, and, where processes are about to be started, one that is of no use.
+
+    The file is read once more for that; a failure in each of many processes costs more.
+
+    Raises:
+        CheckpointError: it is missing, torn, carries pickled code, or is of another model.
+    """
+    if not files.exists(path):
+        raise CheckpointError(f"ckpt_path={path!r} does not exist")
+    launcher, environment = trainer.strategy.launcher, trainer.strategy.cluster_environment
+    if launcher is not None and not environment.creates_processes:
+        io = trainer.strategy.checkpoint_io
+        if files.is_folder(path):
+            return  # a backend's own form, which it reads itself
+        checkpoint = to_canonical(io.load_checkpoint(path, weights_only=job.weights_only))
+        if not is_overridden("on_load_checkpoint", job.module, ModuleHooks):
+            check_model_state(job.module, checkpoint["state_dict"])
 
 
 def work(trainer: Trainer, job: Job) -> Outcome:
     """Do a job in this process, which is one of those of the run."""
-    job.module.trainer = trainer
     session = trainer.session = Session(trainer, job)
+    job.module.trainer = trainer
     try:
         outcome = _do(session)
     except BaseException as error:
         mark(error)
-        _tell_of(error, session)
-        try:
-            _tear_down(session)
-        except Exception as another:  # noqa: BLE001 - the first error is the one to see
-            warnings.warn(f"tearing down after it failed too: {another}", stacklevel=2)
+        for follow_up in (partial(_tell_of, error), _tear_down):
+            try:
+                follow_up(session)
+            except Exception as another:  # noqa: BLE001 - the first error is the one to see
+                warnings.warn(f"after {error!r}, this failed as well: {another!r}", stacklevel=2)
         raise
     _tear_down(session)
     return outcome
@@ -156,6 +186,7 @@ def _outcome(trainer: Trainer, session: Session, result: Any) -> Outcome:
         session.values(),
         snapshot.callback_states(trainer.callbacks),
         session.progress.state_dict(),
+        trainer.logged_metrics,
     )
 
 
@@ -163,8 +194,9 @@ def adopt(trainer: Trainer, job: Job, outcome: Outcome) -> None:
     """Give the caller's module, callbacks and trainer what was reached in the other processes."""
     if outcome.model_state:
         job.module.load_state_dict(outcome.model_state)
-    for callback in trainer.callbacks:
-        if callback.state_key in outcome.callbacks:
-            callback.load_state_dict(outcome.callbacks[callback.state_key])
+    for key, callback in snapshot.keyed(trainer.callbacks).items():
+        if key in outcome.callbacks:
+            callback.load_state_dict(outcome.callbacks[key])
     trainer.progress.load_state_dict(outcome.progress)
     trainer.received_metrics = outcome.metrics
+    trainer.logged_metrics = outcome.logged

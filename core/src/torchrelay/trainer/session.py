@@ -228,6 +228,10 @@ class Session:
         for callback in self.trainer.checkpointers:
             callback.on_resumable_point(self.trainer, self.module, reason)
 
+    def agree(self, value: Any) -> Any:
+        """Rank 0's value, on every rank. Collective."""
+        return self.strategy.collectives.broadcast(value)
+
     def values(self) -> dict[str, Any]:
         """Every metric of the run so far, by name."""
         found = dict(self.train_metrics.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -83,8 +84,19 @@ def _manifest(session: Session) -> dict[str, Any]:
 
 def callback_states(callbacks: list[Any]) -> dict[str, Any]:
     """The states of those callbacks that have one, by their keys."""
-    states = {callback.state_key: callback.state_dict() for callback in callbacks}
+    states = {key: callback.state_dict() for key, callback in keyed(callbacks).items()}
     return {key: state for key, state in states.items() if state}
+
+
+def keyed(callbacks: list[Any]) -> dict[str, Any]:
+    """The callbacks by their keys; the second of a key gets "#2" behind it, and so on."""
+    found: dict[str, Any] = {}
+    seen: Counter[str] = Counter()
+    for callback in callbacks:
+        key = callback.state_key
+        seen[key] += 1
+        found[key if seen[key] == 1 else f"{key}#{seen[key]}"] = callback
+    return found
 
 
 def restore(session: Session, checkpoint: Mapping[str, Any]) -> None:
@@ -103,8 +115,8 @@ def restore(session: Session, checkpoint: Mapping[str, Any]) -> None:
         return
     _restore_optimizers(session, checkpoint)
     strategy.precision_plugin.load_state_dict(dict(checkpoint.get("precision") or {}))
-    for callback in trainer.callbacks:
-        state = (checkpoint.get("callbacks") or {}).get(callback.state_key)
+    for key, callback in keyed(trainer.callbacks).items():
+        state = (checkpoint.get("callbacks") or {}).get(key)
         if state is not None:
             callback.load_state_dict(state)
     _restore_progress(session, checkpoint)

@@ -143,26 +143,42 @@ class Trainer:
         self._run("fit", model, loaders, ckpt_path, weights_only)
 
     def validate(
-        self, model: LightningModule, dataloaders: Any = None, ckpt_path: Any = None
+        self,
+        model: LightningModule,
+        dataloaders: Any = None,
+        ckpt_path: str | os.PathLike[str] | None = None,
+        weights_only: bool = True,
     ) -> list[dict[str, float]]:
         """Evaluate `validation_step`; the combined metrics, one dict a data loader."""
         results: list[dict[str, float]] = self._run(
-            "validate", model, {"validate": dataloaders}, ckpt_path
+            "validate", model, {"validate": dataloaders}, ckpt_path, weights_only
         )
         return results
 
     def test(
-        self, model: LightningModule, dataloaders: Any = None, ckpt_path: Any = None
+        self,
+        model: LightningModule,
+        dataloaders: Any = None,
+        ckpt_path: str | os.PathLike[str] | None = None,
+        weights_only: bool = True,
     ) -> list[dict[str, float]]:
         """Evaluate `test_step`; the combined metrics, one dict a data loader."""
-        results: list[dict[str, float]] = self._run("test", model, {"test": dataloaders}, ckpt_path)
+        results: list[dict[str, float]] = self._run(
+            "test", model, {"test": dataloaders}, ckpt_path, weights_only
+        )
         return results
 
     def predict(
-        self, model: LightningModule, dataloaders: Any = None, ckpt_path: Any = None
+        self,
+        model: LightningModule,
+        dataloaders: Any = None,
+        ckpt_path: str | os.PathLike[str] | None = None,
+        weights_only: bool = True,
     ) -> list[Any]:
         """Run `predict_step`; this rank's predictions, one entry a batch."""
-        results: list[Any] = self._run("predict", model, {"predict": dataloaders}, ckpt_path)
+        results: list[Any] = self._run(
+            "predict", model, {"predict": dataloaders}, ckpt_path, weights_only
+        )
         return results
 
     def _run(
@@ -173,6 +189,10 @@ class Trainer:
         ckpt_path: Any,
         weights_only: bool = True,
     ) -> Any:
+        if not isinstance(ckpt_path, (str, os.PathLike, type(None))):
+            raise ConfigurationError(
+                f'ckpt_path={ckpt_path!r} must be a path, "best", "last" or None'
+            )
         path = None if ckpt_path is None else self._checkpoint_path(os.fspath(ckpt_path))
         return execute(self, Job(stage, module, loaders, path, weights_only))
 
@@ -200,9 +220,19 @@ class Trainer:
                 "after a strategy that starts processes of its own (ddp_spawn, ddp_fork) these have ended, so keep "
                 "a ModelCheckpoint among the callbacks"
             )
-        with self.session.connection():
-            checkpoint = snapshot.dump(self.session, weights_only=weights_only)
-            self.strategy.save_checkpoint(checkpoint, filepath)
+        launcher = self.strategy.launcher
+        if self.session.connected or launcher is None:
+            self._save(os.fspath(filepath), weights_only)
+        else:
+            launcher.launch(self._save, os.fspath(filepath), weights_only)
+
+    def _save(self, path: str, weights_only: bool) -> None:
+        session = self.session
+        if session is None:
+            raise ConfigurationError("there is no run to save")
+        with session.connection():
+            checkpoint = snapshot.dump(session, weights_only=weights_only)
+            self.strategy.save_checkpoint(checkpoint, path)
 
     def explain(self) -> str:
         """What was chosen, and why, a line each."""

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
-from torchrelay.collectives import Collectives, NoCollectives, TorchCollectives
-from torchrelay.environments import LocalEnvironment
-from torchrelay.launchers import Launcher, ScriptLauncher
+from torchrelay.collectives import Collectives, NoCollectives
 from torchrelay.plugin import Capabilities
-from torchrelay.strategies import Needs, ParallelStrategy, StepDispatcher, Strategy
-from torchrelay_ddp.buffers import share_buffers
-from torchrelay_ddp.ddp_options import split
+from torchrelay.strategies import Needs, StepDispatcher, Strategy
+from torchrelay_ddp.distributed import Distributed
 from torchrelay_ddp.plugin import DDP2_CAPABILITIES, DP_CAPABILITIES, REPLICATES_ON_GPUS
 
 
@@ -64,25 +59,21 @@ class DataParallelStrategy(Strategy):
         """Training runs on replicas, evaluation on the bare module."""
         if name != "training_step" or self.model is self.module:
             return super().raw_step(name)
-        return averaging(self.model, name)
+        model = self.model
+        return averaged(lambda *args: model(name, *args))
 
 
-class DDP2Strategy(ParallelStrategy):
+class DDP2Strategy(Distributed):
     """One process a machine: replicas between its devices, averaged gradients between machines.
 
-    Ranks are machines: `world_size` is the number of nodes.
+    Ranks are machines: `world_size` is the number of nodes. Override `configure_ddp` to wrap the model yourself.
 
     Args:
-        options: the components of a strategy, and the arguments of
-            `torch.nn.parallel.DistributedDataParallel`.
+        options: see `Distributed`: those of `DDPStrategy`, but for `start_method`.
     """
 
     capabilities: ClassVar[Capabilities] = DDP2_CAPABILITIES
     process_per_device: ClassVar[bool] = False
-
-    def __init__(self, **options: Any) -> None:
-        components, self.ddp_arguments = split(options, type(self))
-        super().__init__(**components)
 
     @property
     def processes_per_node(self) -> int:
@@ -94,17 +85,6 @@ class DDP2Strategy(ParallelStrategy):
         """The machine's first device; the others hold replicas."""
         return self.accelerator.device(self.devices[0])
 
-    def default_collectives(self) -> Collectives:
-        """torch.distributed between machines."""
-        return TorchCollectives(backend=self.accelerator.process_group_backend)
-
-    def default_launcher(self) -> Launcher | None:
-        """The only process of one machine; several machines are started from outside."""
-        environment = self.cluster_environment
-        if environment.creates_processes or not isinstance(environment, LocalEnvironment):
-            return None
-        return ScriptLauncher(environment, 1)
-
     def refusals(self, needs: Needs) -> list[str]:
         """Several devices a machine need replicas, and those need GPUs."""
         reasons = super().refusals(needs)
@@ -115,29 +95,22 @@ class DDP2Strategy(ParallelStrategy):
             )
         return reasons
 
-    def wrap(self) -> None:
-        """Replicas inside, averaged gradients outside."""
-        model: nn.Module = ReplicatedStep(self.module)
-        if len(self.devices) > 1:
-            model = nn.DataParallel(model, device_ids=list(self.devices))
-        self.model = DistributedDataParallel(model, **self.ddp_arguments)
-
-    def stage(self, name: str) -> AbstractContextManager[Any]:
-        """Every rank evaluates with rank 0's buffers; in training the wrapper shares them."""
-        if name != "train" and self.ddp_arguments.get("broadcast_buffers", True):
-            share_buffers(self.collectives, self.module)
-        return super().stage(name)
+    def step_module(self) -> nn.Module:
+        """Replicas, where there are several devices."""
+        step = ReplicatedStep(self.module)
+        if len(self.devices) == 1:
+            return step
+        return nn.DataParallel(step, device_ids=list(self.devices))
 
     def raw_step(self, name: str) -> Callable[..., Any]:
-        """Training runs through the wrappers, evaluation on the bare module."""
-        if name != "training_step" or self.model is self.module:
-            return super().raw_step(name)
-        return averaging(self.model, name)
+        """Training through the wrappers gives the mean of the replicas' losses."""
+        step = super().raw_step(name)
+        return averaged(step) if name == "training_step" else step
 
 
-def averaging(model: nn.Module, name: str) -> Callable[..., Any]:
+def averaged(step: Callable[..., Any]) -> Callable[..., Any]:
     """A step whose loss is the mean of those of all replicas."""
-    return lambda *args: _map_loss(model(name, *args), torch.Tensor.mean)
+    return lambda *args: _map_loss(step(*args), torch.Tensor.mean)
 
 
 def _map_loss(outputs: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:

@@ -17,8 +17,16 @@ _EACH_ITS_OWN_LOSS = (
     'strategy="single_device"'
 )
 
+_OTHERS_WAIT = (
+    "ranks that skip leave the others waiting in the averaging of gradients, or pair gradients of different batches; "
+    "return a loss multiplied by zero instead"
+)
+
 DDP_CAPABILITIES = Capabilities(
-    declared={Capability.CLOSURE_OPTIMIZERS: unsupported(_EACH_ITS_OWN_LOSS)}
+    declared={
+        Capability.CLOSURE_OPTIMIZERS: unsupported(_EACH_ITS_OWN_LOSS),
+        Capability.SKIPPED_STEPS: unsupported(_OTHERS_WAIT),
+    }
 )
 
 DP_CAPABILITIES = Capabilities(
@@ -35,7 +43,7 @@ DP_CAPABILITIES = Capabilities(
 
 DDP2_CAPABILITIES = Capabilities(
     declared={
-        Capability.CLOSURE_OPTIMIZERS: unsupported(_EACH_ITS_OWN_LOSS),
+        **DDP_CAPABILITIES.declared,
         Capability.MANUAL_OPTIMIZATION: DP_CAPABILITIES[Capability.MANUAL_OPTIMIZATION],
         Capability.SYNC_BATCHNORM: unsupported(
             "torch synchronises batch norm between processes, not inside one; use ddp"

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from datetime import timedelta
 from typing import Any, ClassVar, Literal, get_args
 
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Optimizer
 
-from torchrelay.collectives import Collectives, TorchCollectives
 from torchrelay.environments import LocalEnvironment
 from torchrelay.errors import ConfigurationError
-from torchrelay.launchers import Launcher, MultiProcessingLauncher, ScriptLauncher
+from torchrelay.launchers import Launcher, MultiProcessingLauncher
 from torchrelay.plugin import Capabilities, Capability
-from torchrelay.strategies import Build, Needs, ParallelStrategy, StepDispatcher
-from torchrelay_ddp.buffers import share_buffers
-from torchrelay_ddp.ddp_options import CommunicationHook, split
-from torchrelay_ddp.gradients import average_gradients
+from torchrelay.strategies import Needs
+from torchrelay_ddp.distributed import Distributed
 from torchrelay_ddp.plugin import DDP_CAPABILITIES
 
 StartMethod = Literal["script", "spawn", "fork"]
 
 
-class DDPStrategy(ParallelStrategy):
+class DDPStrategy(Distributed):
     """One process a device, each with the whole model; gradients are averaged during backward.
 
     Override `configure_ddp` to wrap the model yourself.
@@ -33,78 +25,36 @@ class DDPStrategy(ParallelStrategy):
     Args:
         start_method: how processes come into being when nobody has made them: "script" runs this script again in
             each, "spawn" and "fork" start them from this process.
-        process_group_backend: backend of torch.distributed; the accelerator's when None.
-        timeout: how long a collective may wait; torch's default when None.
-        ddp_comm_hook: decides how gradients are communicated; see `torch.distributed.algorithms.ddp_comm_hooks`.
-        ddp_comm_state: the hook's first argument.
-        ddp_comm_wrapper: wraps the hook.
-        model_averaging_period: updates between two averagings of the weights, for a post-local SGD hook.
-        options: the components of a strategy (see `Strategy`), `parallel_devices`, and the arguments of
-            `torch.nn.parallel.DistributedDataParallel`; `gradient_as_bucket_view` is on unless turned off.
+        options: see `Distributed`: `process_group_backend`, `timeout`, `ddp_comm_hook`, `ddp_comm_state`,
+            `ddp_comm_wrapper`, `model_averaging_period`, the components of a strategy, `parallel_devices`, and the
+            arguments of `torch.nn.parallel.DistributedDataParallel`; `gradient_as_bucket_view` is on unless turned
+            off.
 
     Raises:
-        ConfigurationError: an option is unknown, or needs another.
+        ConfigurationError: an option is unknown, needs another, or excludes another.
     """
 
     capabilities: ClassVar[Capabilities] = DDP_CAPABILITIES
 
-    def __init__(
-        self,
-        *,
-        start_method: StartMethod = "script",
-        process_group_backend: str | None = None,
-        timeout: timedelta | None = None,
-        ddp_comm_hook: Callable[..., Any] | None = None,
-        ddp_comm_state: Any = None,
-        ddp_comm_wrapper: Callable[..., Any] | None = None,
-        model_averaging_period: int | None = None,
-        **options: Any,
-    ) -> None:
-        components, arguments = split(options, type(self))
-        super().__init__(**components)
+    def __init__(self, *, start_method: StartMethod = "script", **options: Any) -> None:
+        super().__init__(**options)
         if start_method not in get_args(StartMethod):
             raise ConfigurationError(
                 f"start_method={start_method!r} must be one of {', '.join(get_args(StartMethod))}"
             )
         self.start_method: StartMethod = start_method
-        self.process_group_backend = process_group_backend
-        self.timeout = timeout
-        self.communication = CommunicationHook(
-            hook=ddp_comm_hook,
-            state=ddp_comm_state,
-            wrapper=ddp_comm_wrapper,
-            model_averaging_period=model_averaging_period,
-        )
-        self.ddp_arguments = {"gradient_as_bucket_view": True, **arguments}
-        self._static_graph_unseen = False
 
-    # --- composition ------------------------------------------------------------------------------------
-
-    def default_collectives(self) -> Collectives:
-        """torch.distributed, with the backend of the accelerator unless one was given."""
-        backend = self.process_group_backend or self.accelerator.process_group_backend
-        return TorchCollectives(backend=backend, timeout=self.timeout)
-
-    def default_launcher(self) -> Launcher | None:
-        """By the start method, where nobody has made the processes already."""
-        environment = self.cluster_environment
-        if environment.creates_processes or not isinstance(environment, LocalEnvironment):
-            return None
+    def local_launcher(self, environment: LocalEnvironment) -> Launcher:
+        """By the start method."""
         method = self.start_method
         if method == "script":
-            return ScriptLauncher(environment, self.processes_per_node)
+            return super().local_launcher(environment)
         return MultiProcessingLauncher(environment, self.processes_per_node, method)
 
     def refusals(self, needs: Needs) -> list[str]:
         """No accelerator without collectives, no SyncBatchNorm where torch has none, no hook that nobody calls."""
         reasons = super().refusals(needs)
-        name = self.accelerator.name
-        if not (self.process_group_backend or self.accelerator.process_group_backend):
-            reasons.append(
-                f"torch.distributed has no backend for accelerator {name!r}; take devices=1, or name one by "
-                "process_group_backend"
-            )
-        if self.sync_batchnorm and name == "cpu":
+        if self.sync_batchnorm and self.accelerator.name == "cpu":
             reasons.append(
                 "sync_batchnorm=True: torch.nn.SyncBatchNorm runs on GPUs only; leave it out on the CPU"
             )
@@ -115,8 +65,6 @@ class DDPStrategy(ParallelStrategy):
             )
         return reasons
 
-    # --- model ------------------------------------------------------------------------------------------
-
     def place(self) -> None:
         """Move the model; synchronised batch norm first, so that the wrapper sees the final modules."""
         if self.sync_batchnorm:
@@ -124,76 +72,11 @@ class DDPStrategy(ParallelStrategy):
             self.adopt(convert(self.module))
         super().place()
 
-    def wrap(self) -> None:
-        """Wrap the model, unless nothing in it is trained."""
-        if not any(parameter.requires_grad for parameter in self.module.parameters()):
-            return
-        self.model = StepDispatcher(self.module)
-        self.configure_ddp()
-        if isinstance(self.model, DistributedDataParallel):
-            self.communication.register(self.model)
-            self._static_graph_unseen = self.model.static_graph
-
-    def configure_ddp(self) -> None:
-        """Wrap `self.model`; override to use a wrapper of your own."""
-        self.model = DistributedDataParallel(
-            self.model, device_ids=self.device_ids, **self.ddp_arguments
-        )
-
     @property
     def device_ids(self) -> list[int] | None:
         """What DistributedDataParallel is to be told of this process's device: its index; None on the CPU."""
         index = self.root_device.index
         return None if index is None or self.root_device.type == "cpu" else [index]
-
-    def build(self, build: Build) -> None:
-        """Build the optimizers; with post-local SGD they average the weights as well."""
-        super().build(build)
-        period = self.communication.model_averaging_period
-        if period is None:
-            return
-        # Late: it takes torch a while to import, and few ask for it.
-        from torchrelay_ddp.averaging import AveragingOptimizer
-
-        warmup = self.communication.state.start_localSGD_iter
-        for index, optimizer in enumerate(self.optimizers):
-            self.swap_optimizer(index, AveragingOptimizer(optimizer, period, warmup))
-
-    # --- steps ------------------------------------------------------------------------------------------
-
-    def stage(self, name: str) -> AbstractContextManager[Any]:
-        """Every rank evaluates with rank 0's buffers; in training the wrapper shares them."""
-        if name != "train" and self.ddp_arguments.get("broadcast_buffers", True):
-            share_buffers(self.collectives, self.module)
-        return super().stage(name)
-
-    @property
-    def _manual(self) -> bool:
-        """Whether backward runs inside the training step, where the wrapper cannot average gradients."""
-        return not getattr(self.module, "automatic_optimization", True)
-
-    def raw_step(self, name: str) -> Callable[..., Any]:
-        """Training goes through the wrapper; evaluation, and manual optimization, through the bare module."""
-        if name != "training_step" or self.model is self.module or self._manual:
-            return super().raw_step(name)
-        model = self.model
-        return lambda *args: model(name, *args)
-
-    def accumulating(self) -> AbstractContextManager[Any]:
-        """Gradients of a micro-batch that ends no window stay local."""
-        if self._static_graph_unseen:
-            # torch records a static graph in the first backward pass, which has to communicate for that.
-            self._static_graph_unseen = False
-            return super().accumulating()
-        if isinstance(self.model, DistributedDataParallel):
-            no_sync: AbstractContextManager[Any] = self.model.no_sync()
-            return no_sync
-        return super().accumulating()
-
-    def reduce_gradients(self, optimizer: Optimizer) -> None:
-        """Average the gradients that the wrapper could not: those of manual optimization."""
-        if self._manual:
-            average_gradients(self.collectives, optimizer)
 
 
 class DDPSpawnStrategy(DDPStrategy):

@@ -1,0 +1,162 @@
+"""Runs the drivers, each case in a fresh process, one after another and in turns."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+HERE = Path(__file__).parent
+TIMEOUT = 300
+"""Seconds after which a program hangs."""
+
+SCRIPTS = {
+    "raw": "raw.py",
+    "torchrelay": "relay.py",
+    "Lightning": "lightning_driver.py",
+    "Accelerate": "accelerate_driver.py",
+}
+BY_TORCHRUN = ("raw", "Accelerate")
+"""The drivers that start no processes themselves."""
+
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    # An installed package has its bytecode; compiling torchrelay's at every start would be no fair comparison.
+    "PYTHONDONTWRITEBYTECODE": "",
+}
+
+
+class MeasurementError(Exception):
+    """A program failed that was to be measured."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured.
+
+    Attributes:
+        rounds: turns of raw and torchrelay, by number of processes.
+        rival_rounds: how many of those Lightning and Accelerate take part in.
+        segments: readings a run, without a metric, and as many with one.
+        warmup: steps before the first reading, by width.
+        segment: steps a reading, by width.
+    """
+
+    rounds: dict[int, int]
+    rival_rounds: int
+    segments: int
+    warmup: dict[int, int]
+    segment: dict[int, int]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run of a driver measured."""
+
+    driver: str
+    processes: int
+    width: int
+    round: int
+    first_step_seconds: float
+    step_microseconds: dict[str, list[float]]
+    peak_megabytes: float
+    losses: list[list[float]]
+
+    def step_time(self, variant: str) -> float:
+        """Microseconds per step, "plain" or "logged"."""
+        return median(self.step_microseconds[variant])
+
+
+def run_all(effort: Effort, tell: Callable[[str], None]) -> list[Result]:
+    """Run every case, round by round; in every other round in the opposite order.
+
+    Raises:
+        MeasurementError: a driver failed.
+    """
+    for driver in SCRIPTS:
+        run_driver(driver, max(effort.rounds), min(effort.segment), -1, effort)
+    tell("a first run for nothing, which leaves bytecode and warm files")
+    results: list[Result] = []
+    for turn in range(max(effort.rounds.values())):
+        drivers = list(SCRIPTS) if turn < effort.rival_rounds else ["raw", "torchrelay"]
+        order = drivers if turn % 2 == 0 else drivers[::-1]
+        for processes in (number for number, rounds in effort.rounds.items() if turn < rounds):
+            results += [
+                run_driver(driver, processes, width, turn, effort)
+                for width in effort.segment
+                for driver in order
+            ]
+            tell(f"round {turn + 1} with {processes} process(es)")
+    return results
+
+
+def run_driver(driver: str, processes: int, width: int, turn: int, effort: Effort) -> Result:
+    """Run one driver once, in processes of its own.
+
+    Raises:
+        MeasurementError: it failed.
+    """
+    command = [sys.executable]
+    if processes > 1 and driver in BY_TORCHRUN:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.json")
+        case = {
+            "width": width,
+            "processes": processes,
+            "warmup": effort.warmup[width],
+            "segment": effort.segment[width],
+            "segments": effort.segments,
+            "report": str(report),
+            "started": time.time(),
+        }
+        run([*command, str(HERE / SCRIPTS[driver]), json.dumps(case)])
+        measured = json.loads(report.read_text())
+    return Result(driver, processes, width, turn, **measured)
+
+
+def run(command: list[str], **variables: str) -> str:
+    """Run a program and return what it printed.
+
+    Raises:
+        MeasurementError: it failed, or did not end.
+    """
+    environment = {**ENVIRONMENT, **variables}
+    options: dict[str, Any] = {"capture_output": True, "text": True, "env": environment}
+    try:
+        done = subprocess.run(command, check=False, timeout=TIMEOUT, **options)
+    except subprocess.TimeoutExpired:
+        raise MeasurementError(f"{' '.join(command)}: no end after {TIMEOUT} s") from None
+    if done.returncode:
+        last_words = "\n".join(done.stderr.splitlines()[-20:])
+        raise MeasurementError(f"{' '.join(command)}: exit code {done.returncode}\n{last_words}")
+    return done.stdout
+
+
+def disagreements(results: list[Result]) -> list[str]:
+    """The drivers whose losses are not those of the raw loop, which means that they trained something else."""
+    first: dict[int, Any] = {}
+    found = []
+    for result in results:
+        expected = first.setdefault(result.width, result.losses)
+        if not expected or not _close(expected, result.losses):
+            found.append(f"{result.driver} (width {result.width}, processes {result.processes})")
+    return sorted(set(found))
+
+
+def _close(expected: list[list[float]], losses: list[list[float]]) -> bool:
+    """Whether the same updates have the same losses; two ranks' mean may differ in the last digits."""
+    return len(expected) == len(losses) and all(
+        step == other and abs(loss - others) < 1e-3 * abs(loss)
+        for (step, loss), (other, others) in zip(expected, losses, strict=True)
+    )
