@@ -215,3 +215,25 @@ def test_a_script_prints_one_line_with_the_users_own(tmp_path, data, line, messa
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"{script}:{line}: error: {message}\n"
+
+
+def test_data_that_is_no_data(boring, make_trainer):
+    with pytest.raises(
+        ConfigurationError, match=r"^fit got 5 as the data of train; give a DataLoader"
+    ):
+        make_trainer().fit(boring.regression(), 5)
+
+
+def test_a_checkpoint_path_that_is_no_path(boring, make_trainer):
+    with pytest.raises(
+        ConfigurationError, match=r'^ckpt_path=5 must be a path, "best", "last" or None$'
+    ):
+        make_trainer().fit(boring.regression(), boring.loader(), ckpt_path=5)
+
+
+def test_a_loss_that_is_no_number(boring, make_trainer):
+    module = boring.regression(training_step=lambda self, batch, batch_idx: self(batch[0]))
+    with pytest.raises(
+        ConfigurationError, match=r"a loss of shape \(.*\); reduce it to one number"
+    ):
+        make_trainer().fit(module, boring.loader())

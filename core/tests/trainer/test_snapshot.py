@@ -300,3 +300,18 @@ def test_a_checkpoint_may_be_saved_after_fit(boring, make_trainer, tmp_path):
     again = boring.regression(seed=1)
     make_trainer(max_epochs=1).fit(again, boring.loader(), ckpt_path=tmp_path / "after.ckpt")
     assert boring.difference(boring.weights(again), boring.weights(module)) == 0.0
+
+
+def test_two_callbacks_of_one_key_keep_their_own_states(boring, make_trainer, tmp_path):
+    def keepers():
+        return [ModelCheckpoint(tmp_path / name, monitor="val_loss") for name in ("one", "other")]
+
+    make_trainer(max_epochs=1, callbacks=(first := keepers())).fit(
+        boring.regression(), boring.loader(), boring.loader()
+    )
+    again = keepers()
+    make_trainer(max_epochs=1, callbacks=again).fit(
+        boring.regression(), boring.loader(), boring.loader(), ckpt_path=first[1].best_model_path
+    )
+    assert [c.best_model_path for c in again] == [c.best_model_path for c in first]
+    assert again[0].best_model_path != again[1].best_model_path

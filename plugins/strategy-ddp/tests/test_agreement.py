@@ -29,6 +29,15 @@ def test_a_step_that_one_rank_skips_is_refused(programs):
     assert "return a loss multiplied by zero instead" in done.stderr
 
 
+def test_a_checkpoint_of_another_model_is_refused_before_any_process_is_started(programs):
+    done = programs.run("agreement.py", "foreign")
+    assert done.returncode == 1
+    assert done.stdout.split() == ["rank", "0"]
+    (line,) = done.stderr.splitlines()
+    assert "does not fit Regression" in line
+    assert "other.weight" in line
+
+
 def test_a_stage_that_only_rank_0_comes_to_is_told_of(programs):
     done = programs.run("agreement.py", "alone")
     assert done.returncode == 1

@@ -78,6 +78,14 @@ def after():
     return {"step": torch.load(path, weights_only=True)["global_step"]}
 
 
+def foreign():
+    path = os.path.join(os.environ["OUT"], "foreign.ckpt")
+    torch.save({"state_dict": {"other.weight": torch.zeros(1)}}, path)
+    print("rank", os.environ.get("RANK", "0"), flush=True)
+    trainer = quiet(strategy="ddp", devices=2, max_epochs=1)
+    trainer.fit(Regression(), DataLoader(data(), batch_size=4), ckpt_path=path)
+
+
 if __name__ == "__main__":
     torch.manual_seed(5)
     for name in sys.argv[1:]:
