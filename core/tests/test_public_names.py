@@ -13,7 +13,10 @@ import torchrelay
 PUBLIC = {
     "torchrelay": "Callback LightningModule Strategy Trainer seed_everything",
     "torchrelay.accelerators": "Accelerator CPUAccelerator CUDAAccelerator MPSAccelerator",
-    "torchrelay.callbacks": "Callback Checkpointer EarlyStopping ModelCheckpoint ProgressBar",
+    "torchrelay.callbacks": (
+        "BasePredictionWriter Callback Checkpointer DeviceStatsMonitor EMAWeightAveraging EarlyStopping LambdaCallback "
+        "LearningRateMonitor ModelCheckpoint ModelSummary ProgressBar Timer WeightAveraging"
+    ),
     "torchrelay.checkpoint": (
         "AsyncCheckpointIO Checkpoint CheckpointIO TorchCheckpointIO atomic_write check_manifest from_names "
         "load_model_state make_manifest migrate to_canonical to_names"
