@@ -11,7 +11,7 @@ import pytest
 import torchrelay
 
 PUBLIC = {
-    "torchrelay": "Callback LightningModule Strategy Trainer seed_everything",
+    "torchrelay": "Callback LightningDataModule LightningModule Strategy Trainer seed_everything",
     "torchrelay.accelerators": "Accelerator CPUAccelerator CUDAAccelerator MPSAccelerator",
     "torchrelay.callbacks": (
         "BasePredictionWriter Callback Checkpointer DeviceStatsMonitor EMAWeightAveraging EarlyStopping LambdaCallback "

@@ -44,7 +44,7 @@ def evaluate_portion(
     strategy, call = session.strategy, session.hooks.call
     without_gradients = strategy.grad_off if session.options.inference_mode else torch.no_grad
     modes = {module: module.training for module in session.module.modules()}
-    session.module.eval()
+    getattr(session.module, f"{hook}_model_eval")()
     portion.set_epoch(session.progress.epoch)
     with session.recording(stage) as metrics, strategy.stage(stage), without_gradients():
         call(f"{hook}_start")
@@ -54,8 +54,12 @@ def evaluate_portion(
         metrics.in_step = False
         call(f"{hook}_epoch_end")
         metrics.close_epoch()
-    for module, training in modes.items():
-        module.training = training
+    put_back = session.own(f"{hook}_model_train")
+    if put_back is not None:
+        put_back()
+    else:
+        for module, training in modes.items():
+            module.training = training
     session.send_epoch_metrics(metrics)
     call(f"{hook}_end")
     return results
@@ -75,10 +79,10 @@ def _batches(session: Session, stage: str, portion: Portion, at_most: int | None
             batch = move(batch)
         metrics.batch = batch
         if on_start is not None:
-            on_start(batch, i, 0)
+            on_start(batch, i)
         outputs = strategy.evaluation_step(name, batch, i)
         if keep:
             results.append(outputs)
         if on_end is not None:
-            on_end(outputs, batch, i, 0)
+            on_end(outputs, batch, i)
     return results

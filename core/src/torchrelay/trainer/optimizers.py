@@ -14,10 +14,21 @@ from torchrelay.errors import ConfigurationError
 if TYPE_CHECKING:
     from torchrelay.strategies.strategy import Strategy
 
+StepScheduler = Callable[[Any, Any], None]
+"""Steps a scheduler with the metric that it watches, or None; see `LightningModule.lr_scheduler_step`."""
+
 FORMS = (
     "an Optimizer, a list of them, a pair (optimizers, schedulers), a dict with 'optimizer' and perhaps "
     "'lr_scheduler', a list of such dicts, or None"
 )
+
+
+def step_scheduler(scheduler: Any, metric: Any) -> None:
+    """Step a scheduler, with what it watches if it watches something."""
+    if metric is None:
+        scheduler.step()
+    else:
+        scheduler.step(metric)
 
 
 @dataclass
@@ -60,14 +71,16 @@ class SchedulerConfig:
                 "{'scheduler': scheduler, 'monitor': 'the metric you log'}"
             )
 
-    def step(self, metrics: Callable[[], Mapping[str, Any]]) -> None:
-        """Step the scheduler, with the metric it watches if it watches one."""
+    def step(
+        self, metrics: Callable[[], Mapping[str, Any]], take: StepScheduler = step_scheduler
+    ) -> None:
+        """Step the scheduler by `take`, with the metric it watches if it watches one."""
         if not isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step()
+            take(self.scheduler, None)
             return
         found = metrics()
         if self.monitor is not None and self.monitor in found:
-            self.scheduler.step(found[self.monitor])
+            take(self.scheduler, found[self.monitor])
         elif self.strict:
             raise ConfigurationError(
                 f"ReduceLROnPlateau watches {self.monitor!r}, which has not been logged; "
