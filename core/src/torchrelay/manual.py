@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -55,7 +54,7 @@ class ManualOptimization:
             strategy.backward(loss)
             return
         usual = strategy.backward_through
-        strategy.backward_through = partial(self.backward, *args, **kwargs)
+        strategy.backward_through = lambda scaled: self.backward(scaled, *args, **kwargs)
         try:
             strategy.backward(loss)
         finally:

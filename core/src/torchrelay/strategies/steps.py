@@ -71,7 +71,7 @@ def shape_of(module: Any, name: str) -> Shape:
     where = f"{type(module).__name__}.{name}"
     if not plain and not anything:
         raise ConfigurationError(f"{where} takes no batch; define {name}(self, batch, batch_idx)")
-    indexed = anything if len(plain) < 2 else plain[1] != "dataloader_idx"
+    indexed = anything if len(plain) < 2 else _is_index(parameters[plain[1]])
     filled = plain[: 2 if indexed else 1]
     open_ = [p for p in parameters.values() if p.name not in filled]
     required = [
@@ -87,3 +87,10 @@ def shape_of(module: Any, name: str) -> Shape:
             "takes batch, batch_idx and dataloader_idx"
         )
     return Shape(2 if indexed else 1, tuple(keywords))
+
+
+def _is_index(parameter: inspect.Parameter) -> bool:
+    """Whether a step's second parameter is for the index: by its name, or because something has to be there."""
+    if parameter.name in ("batch_idx", "dataloader_idx"):
+        return parameter.name == "batch_idx"
+    return parameter.default is parameter.empty
