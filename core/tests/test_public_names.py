@@ -31,7 +31,7 @@ PUBLIC = {
         "PluginError SpecError TorchrelayError UnavailableError UnknownNameError UnsupportedError UserError WorkerError"
     ),
     "torchrelay.launchers": "Launcher MultiProcessingLauncher ScriptLauncher guard_worker mark",
-    "torchrelay.loggers": "CSVLogger Logger",
+    "torchrelay.loggers": "CSVLogger Logger TensorBoardLogger tell",
     "torchrelay.plugin": (
         "AcceleratorSpec CONTRACT_VERSION Capabilities Capability CheckpointIOSpec Declaration DiagnosticSpec "
         "EnvironmentSpec Hardware OLDEST_CONTRACT_VERSION PrecisionSpec Requirement StrategySpec Support hookimpl "

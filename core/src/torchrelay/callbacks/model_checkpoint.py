@@ -15,6 +15,7 @@ from torchrelay.callbacks.file_names import fill, first_free
 from torchrelay.callbacks.top_k import TopK
 from torchrelay.checkpoint import files
 from torchrelay.errors import ConfigurationError
+from torchrelay.loggers.logger import tell
 
 if TYPE_CHECKING:
     from torchrelay.module import LightningModule
@@ -249,6 +250,8 @@ class ModelCheckpoint(Checkpointer):
             )  # one in another folder is that of the run from which this one was resumed
         for path in stale - {"", decision.save, decision.last}:
             trainer.strategy.remove_checkpoint(path)
+        if trainer.is_global_zero and (decision.save or decision.last):
+            tell(trainer.loggers, "after_save_checkpoint", self)
         if self.verbose and trainer.is_global_zero:
             print(_report(decision, self.monitor), file=sys.stderr)
 
