@@ -131,3 +131,19 @@ def test_a_checkpoint_without_an_average_is_where_one_begins(fit, tmp_path):
 def test_arguments_that_make_no_sense(options, match):
     with pytest.raises(ConfigurationError, match=match):
         EMAWeightAveraging(**options)
+
+
+@pytest.mark.timeout(120)
+def test_two_processes_have_one_average(boring, make_trainer, tmp_path):
+    pytest.importorskip("torchrelay_ddp")
+    keeper = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=1)
+    trainer = make_trainer(
+        strategy="ddp_fork", devices=2, callbacks=[WeightAveraging(), keeper], max_epochs=1
+    )
+    module = boring.regression()
+    trainer.fit(module, boring.loader(32), boring.loader(8))
+    saved = [torch.load(path, weights_only=True) for path in keeper.kept]
+    trained = [each["current_model_state"][NAME] for each in saved]
+    assert len(trained) == 4
+    assert torch.equal(saved[-1]["state_dict"][NAME], module.net[0].weight)
+    close(module.net[0].weight.detach(), torch.stack(trained).mean(0))
