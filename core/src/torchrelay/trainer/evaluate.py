@@ -54,14 +54,14 @@ def evaluate_portion(
         metrics.in_step = False
         call(f"{hook}_epoch_end")
         metrics.close_epoch()
+    session.send_epoch_metrics(metrics)
+    call(f"{hook}_end")
     put_back = session.own(f"{hook}_model_train")
     if put_back is not None:
         put_back()
     else:
         for module, training in modes.items():
             module.training = training
-    session.send_epoch_metrics(metrics)
-    call(f"{hook}_end")
     return results
 
 
