@@ -165,6 +165,26 @@ def test_the_object_is_made_again(saved):
         assert torch.equal(again.state_dict()[name], value)
 
 
+@pytest.mark.parametrize(("where", "expected"), [(None, "cpu"), ("cpu", "cpu"), ("meta", "meta")])
+def test_the_device_of_the_weights(saved, where, expected):
+    again = Net.load_from_checkpoint(saved(Net()), map_location=where)
+    assert {p.device.type for p in again.parameters()} == {expected}
+
+
+def test_a_file_that_lightning_wrote():
+    class Regression(LightningModule):
+        def __init__(self, width, rate=0.0, extra=None):
+            super().__init__()
+            self.save_hyperparameters()
+            self.layers = nn.Sequential(nn.Linear(3, width), nn.Linear(width, 1))
+
+    file = pathlib.Path(__file__).parent / "checkpoint" / "data" / "weights.ckpt"
+    again = Regression.load_from_checkpoint(file, rate=0.2)
+    assert again.hparams == {"width": 2, "rate": 0.2, "extra": None}
+    written = torch.load(file, weights_only=True)["state_dict"]
+    assert all(torch.equal(again.state_dict()[name], value) for name, value in written.items())
+
+
 def test_overrides_take_the_place_of_what_was_kept(saved):
     again = Net.load_from_checkpoint(saved(Net(width=3)), rate=0.7)
     assert (again.hparams.width, again.hparams.rate) == (3, 0.7)

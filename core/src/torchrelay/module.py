@@ -339,7 +339,10 @@ class LightningModule(ModuleHooks, DataHooks, ManualOptimization, HyperParameter
         """Take up the weights of a checkpoint; see `load_from_checkpoint`."""
         self.configure_model()
         self.on_load_checkpoint(checkpoint)
-        load_model_state(self, checkpoint["state_dict"], strict=strict)
+        state = checkpoint["state_dict"]
+        tensors = (value for value in state.values() if isinstance(value, torch.Tensor))
+        self.to(next((tensor.device for tensor in tensors), "cpu"))
+        load_model_state(self, state, strict=strict)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the driver behind: deepcopy and pickle would follow it to everything else."""
