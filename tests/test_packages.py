@@ -24,6 +24,7 @@ EXTRAS = {
     **{backend: {f"torchrelay-{backend}"} for backend in BACKENDS},
     "all": {f"torchrelay-{backend}" for backend in BACKENDS},
     "rich": set(),
+    "tensorboard": set(),
     "testing": set(),
 }
 TRAIN = """

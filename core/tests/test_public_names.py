@@ -11,9 +11,12 @@ import pytest
 import torchrelay
 
 PUBLIC = {
-    "torchrelay": "Callback LightningModule Strategy Trainer seed_everything",
+    "torchrelay": "Callback LightningDataModule LightningModule Strategy Trainer seed_everything",
     "torchrelay.accelerators": "Accelerator CPUAccelerator CUDAAccelerator MPSAccelerator",
-    "torchrelay.callbacks": "Callback Checkpointer EarlyStopping ModelCheckpoint ProgressBar",
+    "torchrelay.callbacks": (
+        "BasePredictionWriter Callback Checkpointer DeviceStatsMonitor EMAWeightAveraging EarlyStopping LambdaCallback "
+        "LearningRateMonitor ModelCheckpoint ModelSummary ProgressBar Timer WeightAveraging"
+    ),
     "torchrelay.checkpoint": (
         "AsyncCheckpointIO Checkpoint CheckpointIO TorchCheckpointIO atomic_write check_manifest from_names "
         "load_model_state make_manifest migrate to_canonical to_names"
@@ -28,7 +31,7 @@ PUBLIC = {
         "PluginError SpecError TorchrelayError UnavailableError UnknownNameError UnsupportedError UserError WorkerError"
     ),
     "torchrelay.launchers": "Launcher MultiProcessingLauncher ScriptLauncher guard_worker mark",
-    "torchrelay.loggers": "CSVLogger Logger",
+    "torchrelay.loggers": "CSVLogger Logger TensorBoardLogger tell",
     "torchrelay.plugin": (
         "AcceleratorSpec CONTRACT_VERSION Capabilities Capability CheckpointIOSpec Declaration DiagnosticSpec "
         "EnvironmentSpec Hardware OLDEST_CONTRACT_VERSION PrecisionSpec Requirement StrategySpec Support hookimpl "

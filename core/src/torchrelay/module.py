@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from torchrelay.checkpoint.model_state import load_model_state
+from torchrelay.data_hooks import DataHooks
 from torchrelay.errors import ConfigurationError
+from torchrelay.hparams import HyperParameterMixin
+from torchrelay.manual import DriverOptimizer, ManualOptimization
 
 if TYPE_CHECKING:
     from torchrelay.trainer.trainer import Trainer
 
 ReduceFx = str | Callable[[torch.Tensor], torch.Tensor]
-
-
-class DriverOptimizer(Protocol):
-    """What `LightningModule.optimizers()` hands out: an optimizer whose calls go through the strategy."""
-
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update the weights."""
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients, as the strategy does it."""
 
 
 class ModuleHooks:
@@ -135,7 +129,7 @@ class ModuleHooks:
         """Read from a checkpoint about to be restored."""
 
 
-class LightningModule(ModuleHooks, nn.Module):
+class LightningModule(ModuleHooks, DataHooks, ManualOptimization, HyperParameterMixin, nn.Module):
     """A module that knows how it is trained.
 
     Define `training_step` and `configure_optimizers`, and `validation_step`, `test_step` or `predict_step` as
@@ -182,6 +176,53 @@ class LightningModule(ModuleHooks, nn.Module):
     ) -> None:
         """Make one update; override to skip some or to warm up the learning rate."""
         optimizer.step(closure=optimizer_closure)
+
+    def configure_model(self) -> None:
+        """Make the layers, in the format of the run's precision; called before each stage, so make them once."""
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the finalized gradients of an optimizer; override to do it otherwise."""
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: DriverOptimizer) -> None:
+        """Clear the gradients of an optimizer."""
+        optimizer.zero_grad()
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Step a learning-rate scheduler; `metric` is what it watches, None if it watches nothing."""
+        if metric is None:
+            scheduler.step()
+        else:
+            scheduler.step(metric)
+
+    def on_validation_model_eval(self) -> None:
+        """Put the module into evaluation mode."""
+        self.eval()
+
+    def on_validation_model_train(self) -> None:
+        """Put the module back into training mode; each part gets the mode it had where this is not overridden."""
+        self.train()
+
+    def on_test_model_eval(self) -> None:
+        """Put the module into evaluation mode."""
+        self.eval()
+
+    def on_test_model_train(self) -> None:
+        """Put the module back into training mode; each part gets the mode it had where this is not overridden."""
+        self.train()
+
+    def on_predict_model_eval(self) -> None:
+        """Put the module into evaluation mode."""
+        self.eval()
+
+    def on_predict_model_train(self) -> None:
+        """Put the module back into training mode; each part gets the mode it had where this is not overridden."""
+        self.train()
 
     # --- what the driver provides -----------------------------------------------------------------------
 
@@ -284,19 +325,24 @@ class LightningModule(ModuleHooks, nn.Module):
         """Collect tensors of equal shape (*s) from all ranks into (world_size, *s). Collective."""
         return self.trainer.strategy.collectives.all_gather(data, sync_grads)
 
-    def optimizers(self) -> Any:
-        """The optimizer, or a list of them when there are several."""
-        optimizers = self.trainer.driver_optimizers
-        return optimizers[0] if len(optimizers) == 1 else optimizers
+    def freeze(self) -> None:
+        """Let no parameter require a gradient, in evaluation mode."""
+        self.requires_grad_(False)
+        self.eval()
 
-    def lr_schedulers(self) -> Any:
-        """The learning-rate scheduler, a list when there are several, None when there is none."""
-        schedulers = self.trainer.strategy.schedulers
-        return schedulers[0] if len(schedulers) == 1 else (schedulers or None)
+    def unfreeze(self) -> None:
+        """Let every parameter require a gradient, in training mode."""
+        self.requires_grad_(True)
+        self.train()
 
-    def manual_backward(self, loss: torch.Tensor) -> None:
-        """Run the backward pass, as the strategy and the precision need it."""
-        self.trainer.strategy.backward(loss)
+    def load_from(self, checkpoint: dict[str, Any], *, strict: bool = True) -> None:
+        """Take up the weights of a checkpoint; see `load_from_checkpoint`."""
+        self.configure_model()
+        self.on_load_checkpoint(checkpoint)
+        state = checkpoint["state_dict"]
+        tensors = (value for value in state.values() if isinstance(value, torch.Tensor))
+        self.to(next((tensor.device for tensor in tensors), "cpu"))
+        load_model_state(self, state, strict=strict)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the driver behind: deepcopy and pickle would follow it to everything else."""

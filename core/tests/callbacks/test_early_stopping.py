@@ -39,6 +39,10 @@ def run(boring, make_trainer):
         ({"patience": 9}, [3, INFINITE, 1], 2),
         ({"patience": 1, "check_finite": False}, [3, NAN, 1], 2),
         ({"patience": 2, "check_finite": False}, [3, NAN, 1], 3),
+        ({"stopping_threshold": 2}, [3, 2, 1, 0], 3),
+        ({"stopping_threshold": 2, "mode": "max"}, [1, 2, 3, 4], 3),
+        ({"divergence_threshold": 4, "patience": 9}, [3, 4, 5, 6], 3),
+        ({"divergence_threshold": 2, "patience": 9, "mode": "max"}, [3, 2, 1, 0], 3),
     ],
     ids=str,
 )
@@ -97,3 +101,26 @@ def test_a_training_metric_is_that_of_the_epoch_at_hand(boring, make_trainer):
 def test_two_of_them_have_states_of_their_own():
     keys = {EarlyStopping(m, mode=mode).state_key for m in ("a", "b") for mode in ("min", "max")}
     assert len(keys) == 4
+
+
+@pytest.mark.parametrize(("at_end", "epochs"), [(None, 4), (False, 4), (True, 2)])
+def test_after_validations_or_after_each_epoch(run, at_end, epochs):
+    stopper = EarlyStopping("loss", patience=1, min_delta=1e9, check_on_train_epoch_end=at_end)
+    assert run(stopper, [1] * 6, check_val_every_n_epoch=2) == epochs
+
+
+@pytest.mark.parametrize(
+    ("options", "scores", "reason"),
+    [
+        ({"patience": 2}, [3, 3, 4], "score has not improved on 3 2 times"),
+        ({}, [3, NAN], "score=nan is not finite"),
+        ({"stopping_threshold": 2}, [1], "score=1 is better than stopping_threshold=2"),
+        ({"divergence_threshold": 2}, [3], "score=3 is worse than divergence_threshold=2"),
+    ],
+    ids=str,
+)
+def test_it_says_why_if_asked_to(run, capsys, options, scores, reason):
+    run(EarlyStopping("score", **options), scores)
+    assert capsys.readouterr().err == ""
+    run(EarlyStopping("score", verbose=True, **options), scores)
+    assert capsys.readouterr().err == f"EarlyStopping ends the run: {reason}\n"

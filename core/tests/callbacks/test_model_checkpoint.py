@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 import pytest
 import torch
@@ -211,3 +212,218 @@ def test_a_metric_that_is_not_there(run, tmp_path, options, match):
     with pytest.raises(ConfigurationError, match=match):
         run(ModelCheckpoint(dirpath=tmp_path / "kept", **options))
     assert kept(tmp_path / "kept") == []
+
+
+def steps_of(path):
+    return [torch.load(path / name, weights_only=True)["global_step"] for name in kept(path)]
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({"every_n_train_steps": 3, "save_top_k": -1}, [3, 6, 9]),
+        ({"every_n_train_steps": 3}, [9]),
+        ({"every_n_train_steps": 3, "every_n_epochs": 0, "save_top_k": -1}, [3, 6, 9]),
+        ({"every_n_train_steps": 100}, []),
+        ({"train_time_interval": timedelta(microseconds=1), "save_top_k": -1}, list(range(1, 11))),
+        ({"train_time_interval": timedelta(days=1)}, []),
+        ({"every_n_train_steps": 0, "every_n_epochs": 2, "save_top_k": -1}, [4, 8]),
+    ],
+    ids=str,
+)
+def test_when(run, tmp_path, options, steps):
+    run(ModelCheckpoint(tmp_path / "kept", "{step:02d}", **options))
+    assert steps_of(tmp_path / "kept") == steps
+
+
+def test_steps_are_weight_updates_and_are_counted_on_after_a_resume(run, tmp_path):
+    options = {"every_n_train_steps": 3, "save_top_k": -1}
+    first = ModelCheckpoint(tmp_path / "one", "{step:02d}", **options)
+    run(first, accumulate_grad_batches=2)
+    assert steps_of(tmp_path / "one") == [3]
+    second = ModelCheckpoint(tmp_path / "two", "{step:02d}", **options)
+    run(second, resume=first.best_model_path)
+    assert steps_of(tmp_path / "two") == [6]
+
+
+def test_time_is_counted_from_the_last_checkpoint(run, tmp_path, monkeypatch):
+    from torchrelay.callbacks import triggers
+
+    clock = iter(range(100))  # one tick for the start and one for each update
+    monkeypatch.setattr(triggers.time, "monotonic", lambda: float(next(clock)))
+    run(
+        ModelCheckpoint(
+            tmp_path / "kept",
+            "{step:02d}",
+            save_top_k=-1,
+            train_time_interval=timedelta(seconds=4),
+        )
+    )
+    assert steps_of(tmp_path / "kept") == [4, 8]
+
+
+def test_steps_judged_by_a_metric_of_validation_begin_with_the_first_validation(run, tmp_path):
+    keeper = ModelCheckpoint(
+        tmp_path / "kept", "{step}-{score}", "score", every_n_train_steps=1, save_top_k=-1
+    )
+    run(keeper, [7.0, 5.0])
+    assert kept(tmp_path / "kept") == ["step=3-score=7.0.ckpt", "step=4-score=7.0.ckpt"]
+
+
+def test_steps_judged_by_a_metric_of_training(run, tmp_path):
+    keeper = ModelCheckpoint(tmp_path / "kept", "{step}", "loss", every_n_train_steps=1)
+    trainer, _ = run(keeper)
+    assert keeper.best_model_score < trainer.callback_metrics["loss"] + 1e-9
+    assert len(kept(tmp_path / "kept")) == 1
+
+
+def test_a_link_names_the_newest_file_that_is_kept(run, tmp_path):
+    keeper = ModelCheckpoint(tmp_path / "kept", "{epoch}", "score", save_last="link", save_top_k=2)
+    trainer, _ = run(keeper, [3.0, 1.0, 2.0, 9.0])
+    assert kept(tmp_path / "kept") == ["epoch=1.ckpt", "epoch=2.ckpt", "last.ckpt"]
+    last = tmp_path / "kept" / "last.ckpt"
+    assert keeper.last_model_path == str(last)
+    assert os.readlink(last) == "epoch=2.ckpt"
+    assert keeper.find_last(trainer) == str(last)
+
+
+def test_a_link_waits_for_what_is_written_in_the_background(run, tmp_path):
+    keeper = ModelCheckpoint(tmp_path / "kept", "{epoch}", save_last="link")
+    run(keeper, [1.0, 1.0, 1.0], plugins="async")
+    assert kept(tmp_path / "kept") == ["epoch=2.ckpt", "last.ckpt"]
+    assert torch.load(tmp_path / "kept" / "last.ckpt", weights_only=True)["epoch"] == 3
+
+
+def test_where_nothing_is_kept_that_a_link_could_name_the_last_is_a_file(run, tmp_path):
+    run(ModelCheckpoint(tmp_path / "kept", save_last="link", save_top_k=0), [1.0])
+    assert kept(tmp_path / "kept") == ["last.ckpt"]
+    assert not (tmp_path / "kept" / "last.ckpt").is_symlink()
+
+
+def test_a_last_file_does_not_go_through_an_earlier_link(run, tmp_path):
+    linked = ModelCheckpoint(tmp_path / "kept", "{epoch}", save_last="link")
+    run(linked, [1.0])
+    options = {"save_top_k": 0, "enable_version_counter": False}
+    run(ModelCheckpoint(tmp_path / "kept", "{epoch}", save_last=True, **options), [1.0, 1.0])
+    files = [tmp_path / "kept" / name for name in ("epoch=0.ckpt", "last.ckpt")]
+    assert [torch.load(file, weights_only=True)["epoch"] for file in files] == [1, 2]
+
+
+def test_the_last_of_another_run_is_left_alone_and_the_newest_is_found(run, tmp_path):
+    for scores in ([1.0], [1.0, 1.0]):
+        keeper = ModelCheckpoint(tmp_path / "kept", save_last=True, save_top_k=0)
+        trainer, _ = run(keeper, scores)
+    assert kept(tmp_path / "kept") == ["last-v1.ckpt", "last.ckpt"]
+    found = ModelCheckpoint(tmp_path / "kept").find_last(trainer)
+    assert found == str(tmp_path / "kept" / "last-v1.ckpt")
+    assert ModelCheckpoint(tmp_path / "nowhere").find_last(trainer) == ""
+
+
+def test_a_resume_into_another_folder_leaves_the_first_one_alone(run, tmp_path):
+    first = ModelCheckpoint(tmp_path / "one", save_last=True, save_top_k=0)
+    run(first, [1.0])
+    second = ModelCheckpoint(tmp_path / "two", save_last=True, save_top_k=0)
+    run(second, [1.0, 1.0], resume=first.last_model_path)
+    assert kept(tmp_path / "one") == kept(tmp_path / "two") == ["last.ckpt"]
+
+
+def test_names_without_a_version_are_overwritten(run, tmp_path):
+    for scores in ([1.0], [1.0, 1.0]):
+        keeper = ModelCheckpoint(
+            tmp_path / "kept", "m", save_last=True, enable_version_counter=False
+        )
+        run(keeper, scores)
+    assert kept(tmp_path / "kept") == ["last.ckpt", "m.ckpt"]
+    assert steps_of(tmp_path / "kept") == [4, 4]
+
+
+def test_weights_alone(run, tmp_path):
+    keeper = ModelCheckpoint(tmp_path / "kept", save_weights_only=True, save_last=True)
+    run(keeper, [1.0])
+    for path in (keeper.best_model_path, keeper.last_model_path):
+        saved = torch.load(path, weights_only=True)
+        assert "state_dict" in saved
+        assert not {"optimizer_states", "loops", "callbacks"} & set(saved)
+
+
+def test_names_without_the_names_of_metrics(run, tmp_path):
+    keeper = ModelCheckpoint(
+        tmp_path / "kept", "e{epoch}-{score:.1f}", auto_insert_metric_name=False
+    )
+    run(keeper, [1.25])
+    assert kept(tmp_path / "kept") == ["e0-1.2.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("at_end", "epochs"), [(True, [0, 1, 2, 3]), (False, [1, 3]), (None, [1, 3])]
+)
+def test_after_epochs_or_after_validations(run, tmp_path, at_end, epochs):
+    keeper = ModelCheckpoint(
+        tmp_path / "kept",
+        "{epoch}",
+        "loss",
+        save_top_k=-1,
+        save_on_train_epoch_end=at_end,
+    )
+    run(keeper, [1.0] * 4, check_val_every_n_epoch=2)
+    assert kept(tmp_path / "kept") == [f"epoch={epoch}.ckpt" for epoch in epochs]
+
+
+def test_it_says_what_it_keeps_if_asked_to(run, tmp_path, capsys):
+    run(ModelCheckpoint(tmp_path / "quiet", "{epoch}", "score"), [1.0])
+    assert capsys.readouterr().err == ""
+    run(ModelCheckpoint(tmp_path / "kept", "{epoch}", "score", verbose=True), [1.0, 2.0])
+    assert capsys.readouterr().err.splitlines() == [
+        f"checkpoint (score=1): {tmp_path / 'kept' / 'epoch=0.ckpt'}",
+        "checkpoint (score=2): not among those to keep",
+    ]
+
+
+def test_several_that_differ_in_when_have_states_of_their_own(run, tmp_path):
+    keepers = [
+        ModelCheckpoint(tmp_path / "epochs", "{step}"),
+        ModelCheckpoint(tmp_path / "steps", "{step}", every_n_train_steps=3),
+        ModelCheckpoint(tmp_path / "time", "{step}", train_time_interval=timedelta(hours=1)),
+        ModelCheckpoint(tmp_path / "two", "{step}", every_n_epochs=2),
+    ]
+    run(keepers)
+    saved = torch.load(keepers[0].best_model_path, weights_only=True)["callbacks"]
+    assert set(saved) == {keeper.state_key for keeper in keepers}
+    assert len(saved) == 4
+    assert saved[keepers[1].state_key]["best_model_path"] == keepers[1].best_model_path
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (
+            {"every_n_train_steps": 5, "every_n_epochs": 1},
+            r"every_n_train_steps=5, every_n_epochs=1\): one of them says when",
+        ),
+        ({"every_n_train_steps": -1}, r"every_n_train_steps=-1\): must be a whole number from 1"),
+        ({"every_n_train_steps": 2.5}, r"every_n_train_steps=2.5\): must be a whole number"),
+        ({"train_time_interval": 30}, r"train_time_interval=30\): must be a datetime.timedelta"),
+        ({"train_time_interval": timedelta(0)}, r"must be a datetime.timedelta above zero"),
+        ({"save_last": "copy"}, r"save_last='copy'\): must be True, False or 'link'"),
+    ],
+    ids=str,
+)
+def test_arguments_that_make_no_sense(options, match):
+    with pytest.raises(ConfigurationError, match=match):
+        ModelCheckpoint(**options)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    "when",
+    [{"every_n_train_steps": 2}, {"train_time_interval": timedelta(microseconds=1)}],
+    ids=str,
+)
+def test_two_processes_follow_the_decisions_of_the_first(boring, make_trainer, tmp_path, when):
+    pytest.importorskip("torchrelay_ddp")
+    keeper = ModelCheckpoint(tmp_path / "kept", "{step}", save_last="link", save_top_k=1, **when)
+    trainer = make_trainer(strategy="ddp_fork", devices=2, callbacks=keeper)
+    trainer.fit(boring.regression(), boring.loader(32))
+    assert kept(tmp_path / "kept") == ["last.ckpt", "step=4.ckpt"]
+    assert os.readlink(tmp_path / "kept" / "last.ckpt") == "step=4.ckpt"
+    assert keeper.best_model_path == str(tmp_path / "kept" / "step=4.ckpt")

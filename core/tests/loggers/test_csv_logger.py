@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import csv
+import json
 import pickle
+from argparse import Namespace
+
+import torch
 
 from torchrelay.loggers import CSVLogger
 
@@ -50,3 +54,33 @@ def test_it_travels_to_other_processes(tmp_path):
     again = pickle.loads(pickle.dumps(logger))
     again.log_metrics({"loss": 2.0}, step=2)
     assert [row["loss"] for row in rows(logger)] == ["1.0", "2.0"]
+
+
+def test_a_run_that_goes_on_in_its_folder(tmp_path):
+    CSVLogger(tmp_path, version="mine").log_metrics({"loss": 1.0, "epoch": 0}, step=1)
+    again = CSVLogger(tmp_path, version="mine")
+    again.log_metrics({"loss": 0.5}, step=2)
+    again.log_metrics({"new": 2.0}, step=3)
+    assert again.log_dir == str(tmp_path / "lightning_logs" / "mine")
+    assert [row["loss"] for row in rows(again)] == ["1.0", "0.5", ""]
+    assert [row["new"] for row in rows(again)] == ["", "", "2.0"]
+
+
+def test_names_and_numbers(tmp_path):
+    logger = CSVLogger(tmp_path, name=None, version=3, prefix="run")
+    assert (logger.name, logger.version, logger.save_dir) == ("", 3, str(tmp_path))
+    logger.log_metrics({"loss": torch.tensor(0.5), "epoch": 1}, step=7)
+    assert rows(logger) == [{"step": "7", "epoch": "1", "run-loss": "0.5"}]
+    assert logger.path == str(tmp_path / "version_3" / "metrics.csv")
+    assert CSVLogger(tmp_path, name="").version == 0
+
+
+def test_hyper_parameters_beside_the_metrics(tmp_path):
+    logger = CSVLogger(tmp_path)
+    logger.log_hyperparams({"lr": 0.1, "net": {"width": 8, "act": torch.nn.Tanh}})
+    logger.log_hyperparams(Namespace(layers=(1, 2), note=None))
+    with open(f"{logger.log_dir}/hparams.yaml") as file:
+        found = json.load(file)
+    kind = "<class 'torch.nn.modules.activation.Tanh'>"
+    expected = {"lr": 0.1, "net": {"width": 8, "act": kind}, "layers": [1, 2], "note": None}
+    assert found == expected

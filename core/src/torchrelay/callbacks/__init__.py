@@ -9,17 +9,33 @@ from torchrelay.lazy import attach
 if TYPE_CHECKING:
     from torchrelay.callbacks.callback import Callback as Callback
     from torchrelay.callbacks.callback import Checkpointer as Checkpointer
+    from torchrelay.callbacks.device_stats_monitor import DeviceStatsMonitor as DeviceStatsMonitor
     from torchrelay.callbacks.early_stopping import EarlyStopping as EarlyStopping
+    from torchrelay.callbacks.lambda_callback import LambdaCallback as LambdaCallback
+    from torchrelay.callbacks.lr_monitor import LearningRateMonitor as LearningRateMonitor
     from torchrelay.callbacks.model_checkpoint import ModelCheckpoint as ModelCheckpoint
+    from torchrelay.callbacks.model_summary import ModelSummary as ModelSummary
+    from torchrelay.callbacks.prediction_writer import BasePredictionWriter as BasePredictionWriter
     from torchrelay.callbacks.progress_bar import ProgressBar as ProgressBar
+    from torchrelay.callbacks.timer import Timer as Timer
+    from torchrelay.callbacks.weight_averaging import EMAWeightAveraging as EMAWeightAveraging
+    from torchrelay.callbacks.weight_averaging import WeightAveraging as WeightAveraging
 else:
     __getattr__, __dir__, __all__ = attach(
         __name__,
         {
+            "BasePredictionWriter": ".prediction_writer",
             "Callback": ".callback",
             "Checkpointer": ".callback",
+            "DeviceStatsMonitor": ".device_stats_monitor",
+            "EMAWeightAveraging": ".weight_averaging",
             "EarlyStopping": ".early_stopping",
+            "LambdaCallback": ".lambda_callback",
+            "LearningRateMonitor": ".lr_monitor",
             "ModelCheckpoint": ".model_checkpoint",
+            "ModelSummary": ".model_summary",
             "ProgressBar": ".progress_bar",
+            "Timer": ".timer",
+            "WeightAveraging": ".weight_averaging",
         },
     )

@@ -2,91 +2,124 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
+import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from torchrelay.callbacks import triggers
 from torchrelay.callbacks.callback import Checkpointer
+from torchrelay.callbacks.file_names import fill, first_free
+from torchrelay.callbacks.top_k import TopK
 from torchrelay.checkpoint import files
 from torchrelay.errors import ConfigurationError
+from torchrelay.loggers.logger import tell
 
 if TYPE_CHECKING:
     from torchrelay.module import LightningModule
     from torchrelay.trainer.trainer import Trainer
 
-_FIELD = re.compile(r"\{([^{}:]+)(:[^{}]*)?\}")
-
 
 @dataclass(frozen=True)
 class Decision:
-    """What rank 0 decides for all ranks: the file to write, the one to remove, and the score."""
+    """What rank 0 decides for all ranks: the file to write, the one to remove, the score, and the last file."""
 
     save: str = ""
     remove: str = ""
     score: float | None = None
+    last: str = ""
 
 
 class ModelCheckpoint(Checkpointer):
     """Keeps the best checkpoints by a metric, or the latest, and on request the last.
+
+    At most one of `every_n_train_steps`, `train_time_interval` and `every_n_epochs` says when; every epoch if none
+    does. A metric that only validation logs is judged from the first validation on.
 
     Args:
         dirpath: folder; `checkpoints` under the Trainer's `default_root_dir` when None.
         filename: name without suffix; `{epoch}`, `{step}` and metric names in braces are filled in, as
             `{epoch}-{val_loss:.2f}`. Default: `{epoch}-{step}`.
         monitor: the logged metric to judge by; None keeps the latest.
-        mode: "min" or "max": which values are better.
+        verbose: say on stderr what is kept.
+        save_last: also keep the newest as `last.ckpt`; "link" makes that a link to the newest file that is kept.
         save_top_k: how many to keep; -1 for all, 0 for none.
-        save_last: also keep the newest as `last.ckpt`.
+        save_weights_only: leave out what only training on needs.
+        mode: "min" or "max": which values are better.
+        auto_insert_metric_name: write `name=` before each value in file names.
+        every_n_train_steps: weight updates between two checkpoints.
+        train_time_interval: time between two checkpoints.
         every_n_epochs: epochs between two checkpoints.
+        save_on_train_epoch_end: True judges at the end of each epoch, False after validations alone; None after
+            both, and by a metric only where validation has refreshed it.
+        enable_version_counter: add `-v1`, `-v2`, ... to a name that another run's file has, rather than overwrite it.
 
     Attributes:
         best_model_path: file of the best checkpoint; "" if there is none.
         best_model_score: its score; None if there is none.
         last_model_path: file of the newest with `save_last`.
+        current_score: the score judged last; None if there is none.
     """
 
-    def __init__(
+    CHECKPOINT_NAME_LAST: ClassVar[str] = "last"
+    FILE_EXTENSION: ClassVar[str] = ".ckpt"
+
+    def __init__(  # noqa: PLR0913 - Lightning's arguments, all of them
         self,
         dirpath: str | os.PathLike[str] | None = None,
         filename: str | None = None,
         monitor: str | None = None,
-        mode: str = "min",
+        verbose: bool = False,
+        save_last: bool | str | None = None,
         save_top_k: int = 1,
-        save_last: bool = False,
-        every_n_epochs: int = 1,
+        save_weights_only: bool = False,
+        mode: str = "min",
+        auto_insert_metric_name: bool = True,
+        every_n_train_steps: int | None = None,
+        train_time_interval: timedelta | None = None,
+        every_n_epochs: int | None = None,
+        save_on_train_epoch_end: bool | None = None,
+        enable_version_counter: bool = True,
     ) -> None:
-        if mode not in ("min", "max"):
-            raise ConfigurationError(f"ModelCheckpoint(mode={mode!r}): must be 'min' or 'max'")
-        if not isinstance(save_top_k, int) or save_top_k < -1:
-            raise ConfigurationError(
-                f"ModelCheckpoint(save_top_k={save_top_k!r}): must be a whole number from -1"
-            )
-        if not isinstance(every_n_epochs, int) or every_n_epochs < 1:
-            raise ConfigurationError(
-                f"ModelCheckpoint(every_n_epochs={every_n_epochs!r}): must be a whole number from 1"
-            )
-        if monitor is None and save_top_k not in (-1, 0, 1):
-            raise ConfigurationError(
-                f"ModelCheckpoint(save_top_k={save_top_k}) needs monitor= to tell which are best"
-            )
+        _check(monitor, mode, save_top_k, save_last)
         self.dirpath = None if dirpath is None else os.fspath(dirpath)
         self.filename = filename or "{epoch}-{step}"
         self.monitor = monitor
+        self.verbose = verbose
         self.mode = mode
         self.save_top_k = save_top_k
         self.save_last = save_last
-        self.every_n_epochs = every_n_epochs
+        self.save_weights_only = save_weights_only
+        self.auto_insert_metric_name = auto_insert_metric_name
+        self.save_on_train_epoch_end = save_on_train_epoch_end
+        self.enable_version_counter = enable_version_counter
+        self.trigger = triggers.choose(every_n_train_steps, train_time_interval, every_n_epochs)
+        self.top_k = TopK(save_top_k, mode, monitor is not None)
         self.best_model_path = ""
         self.best_model_score: float | None = None
         self.last_model_path = ""
-        self.kept: dict[str, float] = {}
+        self.current_score: float | None = None
+        self._validated = self._validated_since = False
+
+    # --- its state --------------------------------------------------------------------------------------
+
+    @property
+    def kept(self) -> dict[str, float]:
+        """The scores of the files that are kept, the oldest first; NaN without a metric to judge by."""
+        return self.top_k.kept
+
+    @property
+    def best_k_models(self) -> dict[str, float]:
+        """The same, under Lightning's name."""
+        return self.top_k.kept
 
     @property
     def state_key(self) -> str:
         """Key that tells apart several of this class."""
-        return f"ModelCheckpoint{{'monitor': {self.monitor!r}, 'mode': {self.mode!r}}}"
+        facts = [f"'monitor': {self.monitor!r}", f"'mode': {self.top_k.mode!r}", self.trigger.key]
+        return f"ModelCheckpoint{{{', '.join(fact for fact in facts if fact)}}}"
 
     def state_dict(self) -> dict[str, Any]:
         """Which files are kept, and their scores."""
@@ -104,48 +137,63 @@ class ModelCheckpoint(Checkpointer):
         self.best_model_score = None if score is None else float(score)
         self.last_model_path = state_dict["last_model_path"]
         kept = state_dict.get("kept", {})
-        self.kept = {path: score for path, score in kept.items() if files.exists(path)}
+        self.top_k.kept = {path: score for path, score in kept.items() if files.exists(path)}
+
+    # --- when -------------------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to count what the next checkpoint waits for."""
+        self.trigger.start(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that the metrics of validation are new."""
+        if not trainer.sanity_checking:
+            self._validated = self._validated_since = True
 
     def on_resumable_point(self, trainer: Trainer, pl_module: LightningModule, reason: str) -> None:
-        """Write a checkpoint after each due epoch, and where the run stops inside one."""
-        closed = reason == "epoch"
-        if not closed and reason != "end":
-            return
-        if closed and trainer.current_epoch % self.every_n_epochs:
+        """Write a checkpoint if one is due."""
+        if not self._is_due(trainer, reason):
             return
         collectives = trainer.strategy.collectives
         decision: Decision = collectives.broadcast(
-            self._decide(trainer, closed) if trainer.is_global_zero else None
+            self._decide(trainer, reason) if trainer.is_global_zero else None
         )
+        self._validated_since = False
         self._apply(trainer, decision)
 
-    def _decide(self, trainer: Trainer, closed: bool) -> Decision:
-        if self.save_top_k == 0 or (self.monitor is not None and not _is_judged(trainer, closed)):
-            return Decision()
-        score = self._score(trainer)
-        worst = self._worst() if 0 < self.save_top_k <= len(self.kept) else ""
-        if (
-            worst
-            and self.monitor is not None
-            and (score is None or not self._better(score, self.kept[worst]))
-        ):
-            return Decision()
-        return Decision(self._path(trainer, closed, worst), worst, score)
+    def _is_due(self, trainer: Trainer, reason: str) -> bool:
+        if not self.trigger.due(trainer, reason):
+            return False
+        if reason == "validation":
+            return self.save_on_train_epoch_end is not True
+        if reason == "epoch" and self.save_on_train_epoch_end is False:
+            return self._validated_since or not trainer.enable_validation
+        return True
 
-    def _apply(self, trainer: Trainer, decision: Decision) -> None:
-        if decision.save:
-            # the state goes into the file, so it must already name the file
-            self.kept.pop(decision.remove, None)
-            self.kept[decision.save] = float("nan") if decision.score is None else decision.score
-            best = self._best()
-            self.best_model_path = best
-            self.best_model_score = self.kept[best] if self.monitor is not None else None
-            trainer.save_checkpoint(decision.save)
-        if self.save_last:
-            self.last_model_path = files.join(self._folder(trainer), "last.ckpt")
-            trainer.save_checkpoint(self.last_model_path)
-        if decision.remove and decision.remove != decision.save:
-            trainer.strategy.remove_checkpoint(decision.remove)
+    def _is_judged(self, trainer: Trainer, reason: str) -> bool:
+        """Whether the metric is worth a look: new since the last time, as far as validation has to renew it."""
+        if self.monitor is None:
+            return True
+        if reason == "step":
+            logged = self.monitor in trainer.callback_metrics
+            return logged or self._validated or not trainer.enable_validation
+        if reason == "epoch":
+            at_once = self.save_on_train_epoch_end is True or not trainer.enable_validation
+            return at_once or self._validated_since
+        return reason == "validation"
+
+    # --- what, on rank 0 --------------------------------------------------------------------------------
+
+    def _decide(self, trainer: Trainer, reason: str) -> Decision:
+        values = _values(trainer, reason)
+        last = self._last_path(trainer, values) if self.save_last else ""
+        if self.top_k.number == 0 or not self._is_judged(trainer, reason):
+            return Decision(last=last)
+        score = self._score(trainer)
+        replaced = self.top_k.replaced_by(score)
+        if replaced is None:
+            return Decision(score=score, last=last)
+        return Decision(self._path(trainer, values, replaced), replaced, score, last)
 
     def _score(self, trainer: Trainer) -> float | None:
         if self.monitor is None:
@@ -156,56 +204,115 @@ class ModelCheckpoint(Checkpointer):
                 f"ModelCheckpoint(monitor={self.monitor!r}): no such metric has been logged; logged: "
                 f"{', '.join(sorted(found)) or 'nothing'}"
             )
-        score = float(found[self.monitor])
-        return score if not math.isnan(score) else math.inf if self.mode == "min" else -math.inf
-
-    def _better(self, score: float, than: float) -> bool:
-        return score < than if self.mode == "min" else score > than
-
-    def _worst(self) -> str:
-        if self.monitor is None:
-            return next(iter(self.kept))
-        pick = max if self.mode == "min" else min
-        return pick(self.kept, key=lambda path: self.kept[path])
-
-    def _best(self) -> str:
-        if self.monitor is None:
-            return next(reversed(self.kept))
-        pick = min if self.mode == "min" else max
-        return pick(self.kept, key=lambda path: self.kept[path])
+        return self.top_k.rank(float(found[self.monitor]))
 
     def _folder(self, trainer: Trainer) -> str:
         return self.dirpath or files.join(trainer.default_root_dir, "checkpoints")
 
-    def _path(self, trainer: Trainer, closed: bool, replaced: str) -> str:
-        values: dict[str, Any] = {
-            **{name: float(value) for name, value in trainer.callback_metrics.items()},
-            "epoch": trainer.current_epoch - closed,
-            "step": trainer.global_step,
-        }
+    def _stem(self, trainer: Trainer, values: dict[str, Any], template: str) -> str:
+        name = fill(template, values, with_names=self.auto_insert_metric_name)
+        return files.join(self._folder(trainer), name)
 
-        def fill(match: re.Match[str]) -> str:
-            name, spec = match[1], match[2] or ""
-            if name not in values:
-                raise ConfigurationError(
-                    f"ModelCheckpoint(filename={self.filename!r}): {name!r} is neither epoch, step nor a logged metric"
-                )
-            try:
-                return f"{name.replace('/', '_')}=" + ("{0" + spec + "}").format(values[name])
-            except ValueError as error:
-                raise ConfigurationError(
-                    f"ModelCheckpoint(filename={self.filename!r}): {match[0]} cannot be filled in: {error}"
-                ) from error
+    def _path(self, trainer: Trainer, values: dict[str, Any], replaced: str) -> str:
+        def taken(path: str) -> bool:
+            others = self.enable_version_counter and files.exists(path)
+            return path != replaced and (path in self.kept or others)
 
-        stem = files.join(self._folder(trainer), _FIELD.sub(fill, self.filename))
-        path, version = f"{stem}.ckpt", 0
-        while (path in self.kept or files.exists(path)) and path != replaced:
-            version += 1
-            path = f"{stem}-v{version}.ckpt"
-        return path
+        return first_free(self._stem(trainer, values, self.filename), self.FILE_EXTENSION, taken)
+
+    def _last_path(self, trainer: Trainer, values: dict[str, Any]) -> str:
+        def taken(path: str) -> bool:
+            others = self.enable_version_counter and files.exists(path)
+            return path != self.last_model_path and others
+
+        stem = self._stem(trainer, values, self.CHECKPOINT_NAME_LAST)
+        return first_free(stem, self.FILE_EXTENSION, taken)
+
+    # --- and on all -------------------------------------------------------------------------------------
+
+    def _apply(self, trainer: Trainer, decision: Decision) -> None:
+        previous = self.last_model_path
+        self.current_score = decision.score
+        if decision.last:
+            self.last_model_path = decision.last
+        if decision.save:
+            # the state goes into the file, so it must already name the file
+            self.top_k.put(decision.save, decision.score, instead_of=decision.remove)
+            best = self.best_model_path = self.top_k.best
+            self.best_model_score = self.kept[best] if self.monitor is not None else None
+            trainer.save_checkpoint(decision.save, self.save_weights_only)
+        if decision.last:
+            self._write_last(trainer, decision)
+        stale = {decision.remove}
+        if decision.last and _is_below(previous, self._folder(trainer)):
+            stale.add(
+                previous
+            )  # one in another folder is that of the run from which this one was resumed
+        for path in stale - {"", decision.save, decision.last}:
+            trainer.strategy.remove_checkpoint(path)
+        if trainer.is_global_zero and (decision.save or decision.last):
+            tell(trainer.loggers, "after_save_checkpoint", self)
+        if self.verbose and trainer.is_global_zero:
+            print(_report(decision, self.monitor), file=sys.stderr)
+
+    def _write_last(self, trainer: Trainer, decision: Decision) -> None:
+        newest = next(reversed(self.kept), "")
+        if self.save_last == "link" and newest:
+            if decision.save and trainer.is_global_zero:
+                link = lambda: files.link(decision.last, newest)  # noqa: E731
+                trainer.strategy.checkpoint_io.when_written(link)
+            return
+        if trainer.is_global_zero and os.path.islink(decision.last):
+            os.unlink(decision.last)  # a write would go through the link, into a file that is kept
+        trainer.save_checkpoint(decision.last, self.save_weights_only)
+
+    def find_last(self, trainer: Trainer) -> str:
+        """The newest `last.ckpt` in the folder, of this run or an earlier one; "" if there is none."""
+        folder = self._folder(trainer)
+        name = (
+            re.escape(self.CHECKPOINT_NAME_LAST) + r"(?:-v(\d+))?" + re.escape(self.FILE_EXTENSION)
+        )
+        found = [match for file in files.list_folder(folder) if (match := re.fullmatch(name, file))]
+        newest = max(found, key=lambda match: int(match[1] or 0), default=None)
+        return "" if newest is None else files.join(folder, newest[0])
 
 
-def _is_judged(trainer: Trainer, closed: bool) -> bool:
-    """Whether the metrics are those of the epoch that was closed, validated if fit validates at all."""
-    due = trainer.current_epoch % trainer.options.epochs_to_validation == 0
-    return closed and (due or not trainer.enable_validation)
+def _values(trainer: Trainer, reason: str) -> dict[str, Any]:
+    """What file names may be made of; the epoch is that of the weights, also when it was closed just now."""
+    return {
+        **{name: float(value) for name, value in trainer.callback_metrics.items()},
+        "epoch": trainer.current_epoch - (reason == "epoch"),
+        "step": trainer.global_step,
+    }
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return bool(path) and files.absolute(path).startswith(files.join(files.absolute(folder), ""))
+
+
+def _report(decision: Decision, monitor: str | None) -> str:
+    score = (
+        "" if monitor is None or decision.score is None else f" ({monitor}={decision.score:.5g})"
+    )
+    if decision.save:
+        return f"checkpoint{score}: {decision.save}"
+    return f"checkpoint{score}: not among those to keep" + (
+        f"; the last: {decision.last}" if decision.last else ""
+    )
+
+
+def _check(monitor: str | None, mode: str, save_top_k: Any, save_last: Any) -> None:
+    if mode not in ("min", "max"):
+        raise ConfigurationError(f"ModelCheckpoint(mode={mode!r}): must be 'min' or 'max'")
+    if not isinstance(save_top_k, int) or save_top_k < -1:
+        raise ConfigurationError(
+            f"ModelCheckpoint(save_top_k={save_top_k!r}): must be a whole number from -1"
+        )
+    if monitor is None and save_top_k not in (-1, 0, 1):
+        raise ConfigurationError(
+            f"ModelCheckpoint(save_top_k={save_top_k}) needs monitor= to tell which are best"
+        )
+    if save_last not in (None, True, False, "link"):
+        raise ConfigurationError(
+            f"ModelCheckpoint(save_last={save_last!r}): must be True, False or 'link'"
+        )

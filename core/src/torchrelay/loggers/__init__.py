@@ -9,7 +9,15 @@ from torchrelay.lazy import attach
 if TYPE_CHECKING:
     from torchrelay.loggers.csv_logger import CSVLogger as CSVLogger
     from torchrelay.loggers.logger import Logger as Logger
+    from torchrelay.loggers.logger import tell as tell
+    from torchrelay.loggers.tensorboard import TensorBoardLogger as TensorBoardLogger
 else:
     __getattr__, __dir__, __all__ = attach(
-        __name__, {"CSVLogger": ".csv_logger", "Logger": ".logger"}
+        __name__,
+        {
+            "CSVLogger": ".csv_logger",
+            "Logger": ".logger",
+            "TensorBoardLogger": ".tensorboard",
+            "tell": ".logger",
+        },
     )

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from torchrelay.strategies.steps import USUAL, Shape, shape_of
+
 
 class StepDispatcher(nn.Module):
     """A module whose forward runs the named method of another.
@@ -19,7 +21,12 @@ class StepDispatcher(nn.Module):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
+        self._shapes: dict[str, Shape] = {}
 
     def forward(self, name: str, *args: Any) -> Any:
-        """Run `module.NAME(*args)`."""
-        return getattr(self.module, name)(*args)
+        """Run `module.NAME(*args)`; a step is given those of its batch and index that it takes."""
+        shape = self._shapes.get(name)
+        if shape is None:
+            shape = self._shapes[name] = shape_of(self.module, name)
+        method = getattr(self.module, name)
+        return method(*args) if shape == USUAL else shape.call(method, *args)

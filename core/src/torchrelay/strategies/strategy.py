@@ -21,6 +21,7 @@ from torchrelay.strategies.components import bound
 from torchrelay.strategies.plan import Clip, Needs, Plan
 from torchrelay.strategies.schedulers import expect_updates, follow
 from torchrelay.strategies.state import Stateful
+from torchrelay.strategies.steps import step_of
 from torchrelay.tree import map_tensors
 
 Build = Callable[[nn.Module], tuple[list[Optimizer], list[Any]]]
@@ -54,6 +55,7 @@ class Strategy(Stateful):
         self.schedulers: list[Any] = []
         self._module: nn.Module | None = None
         self._model: nn.Module | None = None
+        self.backward_through: Callable[[torch.Tensor], Any] = torch.Tensor.backward
         self._steps: dict[str, Callable[..., Any]] = {}
         self._finalized: set[int] = set()
 
@@ -62,6 +64,7 @@ class Strategy(Stateful):
         empty: dict[str, Any] = {
             "optimizers": [],
             "schedulers": [],
+            "backward_through": torch.Tensor.backward,
             "_module": None,
             "_model": None,
         }
@@ -154,6 +157,7 @@ class Strategy(Stateful):
         self._module = self._model = module
         self._steps.clear()
         self.optimizers, self.schedulers = [], []
+        self.backward_through = torch.Tensor.backward
 
     def place(self) -> None:
         """Give the module its format and move it to the device."""
@@ -247,8 +251,7 @@ class Strategy(Stateful):
 
     def raw_step(self, name: str) -> Callable[..., Any]:
         """The function behind a step, before the precision wraps it."""
-        step: Callable[..., Any] = getattr(self.module, name)
-        return step
+        return step_of(self.module, name)
 
     def accumulating(self) -> AbstractContextManager[Any]:
         """Context around each micro-batch that does not end its window."""
@@ -261,8 +264,8 @@ class Strategy(Stateful):
         self.precision_plugin.backward(loss, self.run_backward)
 
     def run_backward(self, loss: torch.Tensor) -> None:
-        """Let the module run the backward pass of a loss that is scaled already."""
-        loss.backward()  # type: ignore[no-untyped-call]
+        """Run the backward pass of a loss that is scaled already, through `backward_through`."""
+        self.backward_through(loss)
 
     def finalize_gradients(self, optimizer: Optimizer) -> None:
         """Make each parameter's `.grad` what the update will see: reduced and unscaled.

@@ -8,7 +8,6 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import nn
 
 from torchrelay.trainer.data import Portion
 from torchrelay.trainer.session import Session
@@ -48,7 +47,7 @@ def evaluate_portion(
     without_gradients = strategy.grad_off if session.options.inference_mode else torch.no_grad
     portion.set_epoch(session.progress.epoch)
     with (
-        evaluation_mode(session.module),
+        evaluation_mode(session, hook),
         session.recording(stage) as metrics,
         strategy.stage(stage),
         without_gradients(),
@@ -66,15 +65,20 @@ def evaluate_portion(
 
 
 @contextmanager
-def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, after which each part of the module has the mode that it had."""
+def evaluation_mode(session: Session, hook: str) -> Iterator[None]:
+    """Evaluation mode, after which each part of the module has the mode that it had, or the one its hook gives."""
+    module = session.module
     modes = {part: part.training for part in module.modules()}
-    module.eval()
+    getattr(module, f"{hook}_model_eval")()
+    put_back = session.own(f"{hook}_model_train")
     try:
         yield
     finally:
-        for part, training in modes.items():
-            part.training = training
+        if put_back is not None:
+            put_back()
+        else:
+            for part, training in modes.items():
+                part.training = training
 
 
 def _batches(session: Session, stage: str, portion: Portion, at_most: int | None) -> list[Any]:
@@ -91,10 +95,10 @@ def _batches(session: Session, stage: str, portion: Portion, at_most: int | None
             batch = move(batch)
         metrics.batch = batch
         if on_start is not None:
-            on_start(batch, i, 0)
+            on_start(batch, i)
         outputs = strategy.evaluation_step(name, batch, i)
         if keep:
             results.append(outputs)
         if on_end is not None:
-            on_end(outputs, batch, i, 0)
+            on_end(outputs, batch, i)
     return results

@@ -13,7 +13,7 @@ from torchrelay.errors import CheckpointError, ConfigurationError
 from torchrelay.module import LightningModule, is_overridden
 from torchrelay.plugin.specs import Capability
 from torchrelay.trainer.evaluate import evaluate_portion
-from torchrelay.trainer.optimizers import StrategyOptimizer
+from torchrelay.trainer.optimizers import StrategyOptimizer, step_scheduler
 from torchrelay.trainer.session import Session
 
 
@@ -81,7 +81,13 @@ class FitLoop:
         self.on_before_optimizer_step = get("on_before_optimizer_step")
         self.manual = not self.module.automatic_optimization
         self.log_every = self.session.options.log_every_n_steps
-        self.own_step = is_overridden("optimizer_step", self.module, LightningModule)
+        self.own_step = self.session.own("optimizer_step")
+        self.own_zero_grad = self.session.own("optimizer_zero_grad")
+        self.own_clipping = self.session.own("configure_gradient_clipping")
+        self.step_scheduler = self.session.own("lr_scheduler_step") or step_scheduler
+        own_backward = self.session.own("backward")
+        if own_backward is not None:
+            self.strategy.backward_through = own_backward
         self.move = self.session.mover()
         self.last_step = self.session.options.last_step
         self.checkpointing = bool(self.trainer.checkpointers)
@@ -178,7 +184,7 @@ class FitLoop:
         if complete:
             for config in self.epoch_schedulers:
                 if (progress.epoch + 1) % config.frequency == 0:
-                    config.step(session.values, session.agree)
+                    config.step(session.values, session.agree, self.step_scheduler)
             progress.close_epoch()
         session.offer_checkpoint("epoch" if complete else "end")
 
@@ -243,8 +249,8 @@ class FitLoop:
             self.compute()
             return
         optimizer = self.optimizers[0]
-        if self.own_step:
-            self.module.optimizer_step(self.progress.epoch, self.batch_idx, optimizer, self.compute)
+        if self.own_step is not None:
+            self.own_step(self.progress.epoch, self.batch_idx, optimizer, self.compute)
         else:
             self.strategy.optimizer_step(optimizer.optimizer, self.closure)
             self.count_update()
@@ -276,17 +282,25 @@ class FitLoop:
 
     def zero_grad(self) -> None:
         """Clear the gradients of every optimizer."""
-        for optimizer in self.strategy.optimizers:
+        for driver in self.optimizers:
             if self.on_before_zero_grad is not None:
-                self.on_before_zero_grad(optimizer)
-            self.strategy.zero_grad(optimizer)
+                self.on_before_zero_grad(driver.optimizer)
+            if self.own_zero_grad is not None:
+                self.own_zero_grad(self.progress.epoch, self.batch_idx, driver)
+            else:
+                self.strategy.zero_grad(driver.optimizer)
 
     def ready(self, optimizer: Optimizer) -> None:
         """Make gradients what the update is to see: reduced, unscaled, seen by hooks, clipped."""
         self.strategy.finalize_gradients(optimizer)
         if self.on_before_optimizer_step is not None:
             self.on_before_optimizer_step(optimizer)
-        if self.plan.clip is not None and not self.manual:
+        if self.manual:
+            return
+        if self.own_clipping is not None:
+            options = self.session.options
+            self.own_clipping(optimizer, options.gradient_clip_val, options.gradient_clip_algorithm)
+        elif self.plan.clip is not None:
             self.strategy.clip_gradients(optimizer, self.plan.clip)
 
     def count_update(self) -> None:
@@ -298,7 +312,7 @@ class FitLoop:
             self.progress.global_step += 1
             for config in self.step_schedulers:
                 if self.progress.global_step % config.frequency == 0:
-                    config.step(self.session.values, self.session.agree)
+                    config.step(self.session.values, self.session.agree, self.step_scheduler)
 
 
 def loss_of(outputs: Any) -> torch.Tensor | None:

@@ -14,10 +14,21 @@ from torchrelay.errors import ConfigurationError
 if TYPE_CHECKING:
     from torchrelay.strategies.strategy import Strategy
 
+StepScheduler = Callable[[Any, Any], None]
+"""Steps a scheduler with the metric that it watches, or None; see `LightningModule.lr_scheduler_step`."""
+
 FORMS = (
     "an Optimizer, a list of them, a pair (optimizers, schedulers), a dict with 'optimizer' and perhaps "
     "'lr_scheduler', a list of such dicts, or None"
 )
+
+
+def step_scheduler(scheduler: Any, metric: Any) -> None:
+    """Step a scheduler, with what it watches if it watches something."""
+    if metric is None:
+        scheduler.step()
+    else:
+        scheduler.step(metric)
 
 
 @dataclass
@@ -61,24 +72,28 @@ class SchedulerConfig:
             )
 
     def step(
-        self, metrics: Callable[[], Mapping[str, Any]], agree: Callable[[Any], Any] = lambda v: v
+        self,
+        metrics: Callable[[], Mapping[str, Any]],
+        agree: Callable[[Any], Any] = lambda value: value,
+        take: StepScheduler = step_scheduler,
     ) -> None:
-        """Step the scheduler, with the metric it watches if it watches one.
+        """Step the scheduler by `take`, with the metric it watches if it watches one.
 
         Args:
             metrics: every metric that was logged, by name.
             agree: one value for all ranks; a rank that followed its own would have another learning rate.
+            take: takes the step.
 
         Raises:
             ConfigurationError: the metric has not been logged.
         """
         if not isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step()
+            take(self.scheduler, None)
             return
         found = metrics()
         watched = agree(None if self.monitor is None else found.get(self.monitor))
         if watched is not None:
-            self.scheduler.step(watched)
+            take(self.scheduler, watched)
         elif self.strict:
             raise ConfigurationError(
                 f"ReduceLROnPlateau watches {self.monitor!r}, which has not been logged; "

@@ -15,11 +15,13 @@ from torchrelay.errors import CheckpointError, ConfigurationError
 from torchrelay.launchers.failure import mark
 from torchrelay.module import LightningModule, ModuleHooks, is_overridden
 from torchrelay.plugin.registry import get_registry
+from torchrelay.strategies.steps import shape_of
 from torchrelay.trainer import snapshot
+from torchrelay.trainer.begin import begin
 from torchrelay.trainer.evaluate import evaluate, predict
 from torchrelay.trainer.fit import fit
 from torchrelay.trainer.needs import refuse_unsupported
-from torchrelay.trainer.session import LOADER_METHODS, Job, Session, no_data
+from torchrelay.trainer.session import Job, Session, no_data
 
 if TYPE_CHECKING:
     from torchrelay.trainer.trainer import Trainer
@@ -89,14 +91,18 @@ def check(trainer: Trainer, job: Job) -> None:
                 f"{type(module).__name__} has no {name}; {job.stage} needs it: define "
                 f"{name}(self{', batch, batch_idx' if name.endswith('step') else ''})"
             )
+    for name in (*STEP_NAMES.values(), "predict_step"):
+        shape_of(module, name)
     data = "train" if job.stage == "fit" else job.stage
-    if job.loaders.get(data) is None and not hasattr(module, LOADER_METHODS[data]):
-        raise no_data(job.stage, module, data)
+    if not job.has_data(data):
+        raise no_data(job, data)
     for stage, loader in job.loaders.items():
         if loader is not None and not isinstance(loader, Iterable):
             raise ConfigurationError(
                 f"{job.stage} got {loader!r} as the data of {stage}; give a DataLoader or another iterable of batches"
             )
+    if job.stage == "fit" and trainer.checkpointers:
+        snapshot.hyper_parameters(job)  # what could not be saved is better known now
     refuse_unsupported(trainer.strategy, trainer.options, module, job.stage)
     if job.ckpt_path is not None:
         check_checkpoint(trainer, job, job.ckpt_path)
@@ -126,6 +132,8 @@ def work(trainer: Trainer, job: Job) -> Outcome:
     """Do a job in this process, which is one of those of the run."""
     session = trainer.session = Session(trainer, job)
     job.module.trainer = trainer
+    if job.datamodule is not None:
+        job.datamodule.trainer = trainer
     try:
         outcome = _do(session)
     except BaseException as error:
@@ -144,7 +152,7 @@ def _do(session: Session) -> Outcome:
     trainer, job, strategy = session.trainer, session.job, session.strategy
     strategy.setup_environment()
     session.connected = True
-    _each(trainer, "setup", job.module, job.stage)
+    begin(session)
     strategy.setup(job.module, session.build if job.stage == "fit" else None)
     get_registry().notify("torchrelay_after_setup", strategy=strategy)
     if job.ckpt_path is not None:
@@ -156,17 +164,25 @@ def _do(session: Session) -> Outcome:
 def _tell_of(error: BaseException, session: Session) -> None:
     session.strategy.on_exception(error)
     get_registry().notify("torchrelay_on_exception", strategy=session.strategy, error=error)
+    if session.job.datamodule is not None:
+        session.job.datamodule.on_exception(error)
     _each(session.trainer, "on_exception", session.module, error)
 
 
 def _tear_down(session: Session) -> None:
     session.connected = False
+    stage, data = session.job.stage, session.job.datamodule
     try:
-        _each(session.trainer, "teardown", session.module, session.job.stage)
+        if data is not None:
+            data.teardown(stage)
+        _each(session.trainer, "teardown", session.module, stage)
+        session.module.teardown(stage)
     finally:
         session.strategy.teardown()
         get_registry().notify("torchrelay_after_teardown", strategy=session.strategy)
         session.module.trainer = None
+        if data is not None:
+            data.trainer = None
 
 
 def _each(trainer: Trainer, name: str, module: LightningModule, argument: Any) -> None:
@@ -193,6 +209,7 @@ def _outcome(trainer: Trainer, session: Session, result: Any) -> Outcome:
 def adopt(trainer: Trainer, job: Job, outcome: Outcome) -> None:
     """Give the caller's module, callbacks and trainer what was reached in the other processes."""
     if outcome.model_state:
+        job.module.configure_model()
         job.module.load_state_dict(outcome.model_state)
     for key, callback in snapshot.keyed(trainer.callbacks).items():
         if key in outcome.callbacks:

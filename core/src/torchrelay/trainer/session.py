@@ -11,18 +11,20 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from torchrelay.data_hooks import DataHooks
+from torchrelay.datamodule import LightningDataModule
 from torchrelay.errors import ConfigurationError
 from torchrelay.module import LightningModule, is_overridden
 from torchrelay.plugin.specs import Capability
 from torchrelay.precision.mixed import drives_its_closure
 from torchrelay.strategies.plan import Plan
-from torchrelay.strategies.strategy import Strategy
 from torchrelay.trainer import optimizers as forms
 from torchrelay.trainer.data import Portion, length, shard
 from torchrelay.trainer.hooks import Hooks
 from torchrelay.trainer.metrics import Metrics
 from torchrelay.trainer.progress import Progress
 from torchrelay.trainer.snapshot import EpochRNG
+from torchrelay.trainer.transfer import mover
 
 if TYPE_CHECKING:
     from torchrelay.trainer.trainer import Trainer
@@ -37,19 +39,60 @@ LOADER_METHODS = {
 
 @dataclass(frozen=True)
 class Job:
-    """What a user asked a Trainer to do: the stage, the module, the data by stage, the checkpoint to begin from."""
+    """What a user asked a Trainer to do: the stage, the module, its data, the checkpoint to begin from."""
 
     stage: str
     module: LightningModule
     loaders: dict[str, Any] = field(default_factory=dict)
     ckpt_path: str | None = None
     weights_only: bool = True
+    datamodule: LightningDataModule | None = None
+
+    @property
+    def data_owner(self) -> DataHooks:
+        """Who gives the data that was not passed: the data module, or else the module."""
+        return self.module if self.datamodule is None else self.datamodule
+
+    def has_data(self, stage: str) -> bool:
+        """Whether there is data for a stage."""
+        own = is_overridden(LOADER_METHODS[stage], self.data_owner, DataHooks)
+        return self.loaders.get(stage) is not None or own
 
 
-def no_data(stage: str, module: nn.Module, data: str) -> ConfigurationError:
+def make_job(
+    stage: str,
+    module: LightningModule,
+    loaders: Mapping[str, Any],
+    datamodule: Any,
+    weights_only: bool = True,
+) -> Job:
+    """A job; a data module in the place of the first loader is taken for what it is.
+
+    Raises:
+        ConfigurationError: data is given both ways, or the data module is none.
+    """
+    given = {name: loader for name, loader in loaders.items() if loader is not None}
+    for name, loader in loaders.items():
+        if isinstance(loader, LightningDataModule) and datamodule is None:
+            datamodule = given.pop(name)
+    if datamodule is not None and not isinstance(datamodule, LightningDataModule):
+        raise ConfigurationError(
+            f"datamodule={datamodule!r} is no torchrelay.LightningDataModule; pass data loaders as dataloaders"
+        )
+    if datamodule is not None and given:
+        names = {"fit": {name: f"{LOADER_METHODS[name]}s" for name in given}}.get(stage, {})
+        arguments = " and ".join(names.get(name, "dataloaders") for name in given)
+        raise ConfigurationError(
+            f"{stage} got both {arguments} and datamodule={type(datamodule).__name__}; leave one of them out"
+        )
+    return Job(stage, module, given, None, weights_only, datamodule)
+
+
+def no_data(job: Job, data: str) -> ConfigurationError:
     """The error for a stage that has nothing to read."""
     return ConfigurationError(
-        f"{stage} has no data: pass a data loader, or define {LOADER_METHODS[data]}() in {type(module).__name__}"
+        f"{job.stage} has no data: pass a data loader, or define {LOADER_METHODS[data]}() in "
+        f"{type(job.data_owner).__name__}"
     )
 
 
@@ -101,11 +144,22 @@ class Session:
         for name in ("on_after_backward", "on_before_optimizer_step"):
             if self.hooks.get(name) is not None:
                 self.strategy.require(Capability.GRADIENTS_VISIBLE, name)
+        if self.own("configure_gradient_clipping") is not None:
+            self._refuse_own_clipping()
         steps, updates = self.options.max_steps, self.plan.updates
         if steps > 0 and steps % updates:
             raise ConfigurationError(
                 f"max_steps={steps} is no multiple of the {updates} updates that {type(self.strategy).__name__} makes "
                 f"at a time; take max_steps={steps + -steps % updates}"
+            )
+
+    def _refuse_own_clipping(self) -> None:
+        name = f"{type(self.module).__name__}.configure_gradient_clipping"
+        self.strategy.require(Capability.GRADIENTS_VISIBLE, name)
+        if self.options.plan.clip is not None and self.plan.clip is None:
+            raise ConfigurationError(
+                f"gradient_clip_val={self.options.gradient_clip_val} is what {type(self.strategy).__name__} clips by "
+                f"itself, and {name} would clip again; leave one of them out"
             )
 
     def _refuse_closures_over_windows(self, optimizers: list[Optimizer]) -> None:
@@ -120,11 +174,12 @@ class Session:
                 )
 
     def loader(self, stage: str) -> Any:
-        """The user's data for a stage: given to the Trainer, or by the module; None if there is none."""
+        """The user's data for a stage: passed, or of the data module or module; None if there is none."""
+        if not self.job.has_data(stage):
+            return None
         loader = self.job.loaders.get(stage)
         if loader is None:
-            method = getattr(self.module, LOADER_METHODS[stage], None)
-            loader = method() if callable(method) else None
+            loader = getattr(self.job.data_owner, LOADER_METHODS[stage])()
         if isinstance(loader, (list, tuple)) and any(
             isinstance(each, DataLoader) for each in loader
         ):
@@ -167,17 +222,30 @@ class Session:
         """
         portion = self.portion(stage)
         if portion is None:
-            raise no_data(self.job.stage, self.module, stage)
+            raise no_data(self.job, stage)
         return portion
 
     def mover(self) -> Callable[[Any], Any] | None:
-        """The function that moves a batch to the device; None where batches are there already."""
-        strategy = self.strategy
-        own = is_overridden("batch_to_device", strategy, Strategy)
-        elsewhere = strategy.root_device.type != "cpu"
-        if own or elsewhere or strategy.precision_plugin.converts_batches:
-            return strategy.batch_to_device
+        """The function that moves a batch to the device; None where nothing is to be done."""
+        return mover(
+            self.strategy,
+            self.data_hook("on_before_batch_transfer"),
+            self.data_hook("transfer_batch_to_device"),
+            self.data_hook("on_after_batch_transfer"),
+        )
+
+    def data_hook(self, name: str) -> Callable[..., Any] | None:
+        """A hook of the data module, or else of the module; None if neither overrides it."""
+        for owner in (self.job.datamodule, self.module):
+            if owner is not None and is_overridden(name, owner, DataHooks):
+                hook: Callable[..., Any] = getattr(owner, name)
+                return hook
         return None
+
+    def own(self, name: str) -> Callable[..., Any] | None:
+        """A method of the module; None if it is `LightningModule`'s."""
+        method: Callable[..., Any] = getattr(self.module, name)
+        return method if is_overridden(name, self.module, LightningModule) else None
 
     @contextmanager
     def connection(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ from torchrelay.errors import CheckpointError
 from torchrelay.strategies.strategy import Strategy
 
 if TYPE_CHECKING:
-    from torchrelay.trainer.session import Session
+    from torchrelay.trainer.session import Job, Session
 
 
 class EpochRNG:
@@ -53,7 +53,7 @@ def dump(session: Session, *, weights_only: bool = False) -> dict[str, Any]:
         "state_dict": strategy.model_state(),
         "epoch": session.progress.epoch,
         "global_step": session.progress.global_step,
-        "hyper_parameters": dict(getattr(session.module, "hparams", {})),
+        **hyper_parameters(session.job),
         "torchrelay": _manifest(session),
     }
     if not weights_only:
@@ -63,10 +63,28 @@ def dump(session: Session, *, weights_only: bool = False) -> dict[str, Any]:
         checkpoint["callbacks"] = callback_states(trainer.callbacks)
         checkpoint["precision"] = strategy.precision_plugin.state_dict()
         checkpoint["rng"] = _gathered_rng(session)
+        checkpoint |= _data_state(session)
     for callback in trainer.callbacks:
         callback.on_save_checkpoint(trainer, session.module, checkpoint)
     session.module.on_save_checkpoint(checkpoint)
     return checkpoint
+
+
+def hyper_parameters(job: Job) -> dict[str, Any]:
+    """The hyper-parameters of the module and, if it has some, of the data module.
+
+    Raises:
+        CheckpointError: one is no plain data.
+    """
+    data = job.datamodule
+    of_data = data.hparams_state() if data is not None and data.hparams else {}
+    return {**job.module.hparams_state(), **of_data}
+
+
+def _data_state(session: Session) -> dict[str, Any]:
+    data = session.job.datamodule
+    state = {} if data is None else data.state_dict()
+    return {data.state_key: state} if data is not None and state else {}
 
 
 def _manifest(session: Session) -> dict[str, Any]:
@@ -111,6 +129,9 @@ def restore(session: Session, checkpoint: Mapping[str, Any]) -> None:
         callback.on_load_checkpoint(trainer, session.module, dict(checkpoint))
     session.module.on_load_checkpoint(dict(checkpoint))
     strategy.load_model_state(checkpoint["state_dict"])
+    data = session.job.datamodule
+    if data is not None and data.state_key in checkpoint:
+        data.load_state_dict(checkpoint[data.state_key])
     if session.job.stage != "fit":
         return
     _restore_optimizers(session, checkpoint)

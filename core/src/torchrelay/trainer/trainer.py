@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torchrelay.accelerators.accelerator import Accelerator
 from torchrelay.callbacks.callback import Callback, Checkpointer
 from torchrelay.callbacks.model_checkpoint import ModelCheckpoint
 from torchrelay.callbacks.progress_bar import ProgressBar
+from torchrelay.datamodule import LightningDataModule
 from torchrelay.errors import ConfigurationError, show_user_errors_as_one_line
 from torchrelay.launchers.supervision import guard_worker
 from torchrelay.module import LightningModule
@@ -25,7 +27,7 @@ from torchrelay.trainer.metrics import Metrics
 from torchrelay.trainer.options import from_arguments
 from torchrelay.trainer.progress import Progress
 from torchrelay.trainer.run import execute
-from torchrelay.trainer.session import Job, Session
+from torchrelay.trainer.session import Job, Session, make_job
 
 
 class Trainer:
@@ -126,6 +128,7 @@ class Trainer:
         model: LightningModule,
         train_dataloaders: Any = None,
         val_dataloaders: Any = None,
+        datamodule: LightningDataModule | None = None,
         ckpt_path: str | os.PathLike[str] | None = None,
         weights_only: bool = True,
     ) -> None:
@@ -135,24 +138,26 @@ class Trainer:
             model: the module; it holds the fitted weights afterwards.
             train_dataloaders: batches to train on; the module's `train_dataloader()` when None.
             val_dataloaders: batches to validate on; the module's `val_dataloader()` when None.
+            datamodule: gives the data in place of both.
             ckpt_path: checkpoint of a run to go on with.
             weights_only: refuse checkpoints that carry pickled code; False only for files you trust.
         """
         self.should_stop = False
         loaders = {"train": train_dataloaders, "validate": val_dataloaders}
-        self._run("fit", model, loaders, ckpt_path, weights_only)
+        job = make_job("fit", model, loaders, datamodule, weights_only)
+        self._run(job, ckpt_path)
 
     def validate(
         self,
         model: LightningModule,
         dataloaders: Any = None,
         ckpt_path: str | os.PathLike[str] | None = None,
+        datamodule: LightningDataModule | None = None,
         weights_only: bool = True,
     ) -> list[dict[str, float]]:
         """Evaluate `validation_step`; the combined metrics, one dict a data loader."""
-        results: list[dict[str, float]] = self._run(
-            "validate", model, {"validate": dataloaders}, ckpt_path, weights_only
-        )
+        job = make_job("validate", model, {"validate": dataloaders}, datamodule, weights_only)
+        results: list[dict[str, float]] = self._run(job, ckpt_path)
         return results
 
     def test(
@@ -160,41 +165,34 @@ class Trainer:
         model: LightningModule,
         dataloaders: Any = None,
         ckpt_path: str | os.PathLike[str] | None = None,
+        datamodule: LightningDataModule | None = None,
         weights_only: bool = True,
     ) -> list[dict[str, float]]:
         """Evaluate `test_step`; the combined metrics, one dict a data loader."""
-        results: list[dict[str, float]] = self._run(
-            "test", model, {"test": dataloaders}, ckpt_path, weights_only
-        )
+        job = make_job("test", model, {"test": dataloaders}, datamodule, weights_only)
+        results: list[dict[str, float]] = self._run(job, ckpt_path)
         return results
 
     def predict(
         self,
         model: LightningModule,
         dataloaders: Any = None,
+        datamodule: LightningDataModule | None = None,
         ckpt_path: str | os.PathLike[str] | None = None,
         weights_only: bool = True,
     ) -> list[Any]:
         """Run `predict_step`; this rank's predictions, one entry a batch."""
-        results: list[Any] = self._run(
-            "predict", model, {"predict": dataloaders}, ckpt_path, weights_only
-        )
+        job = make_job("predict", model, {"predict": dataloaders}, datamodule, weights_only)
+        results: list[Any] = self._run(job, ckpt_path)
         return results
 
-    def _run(
-        self,
-        stage: str,
-        module: LightningModule,
-        loaders: dict[str, Any],
-        ckpt_path: Any,
-        weights_only: bool = True,
-    ) -> Any:
+    def _run(self, job: Job, ckpt_path: Any) -> Any:
         if not isinstance(ckpt_path, (str, os.PathLike, type(None))):
             raise ConfigurationError(
                 f'ckpt_path={ckpt_path!r} must be a path, "best", "last" or None'
             )
         path = None if ckpt_path is None else self._checkpoint_path(os.fspath(ckpt_path))
-        return execute(self, Job(stage, module, loaders, path, weights_only))
+        return execute(self, replace(job, ckpt_path=path))
 
     def _checkpoint_path(self, path: str) -> str:
         if path not in ("best", "last"):
@@ -316,6 +314,11 @@ class Trainer:
     def checkpoint_callback(self) -> Checkpointer | None:
         """The first callback that writes checkpoints, or None."""
         return next(iter(self.checkpointers), None)
+
+    @property
+    def datamodule(self) -> LightningDataModule | None:
+        """The data module of the run, or None."""
+        return None if self.session is None else self.session.job.datamodule
 
     @property
     def optimizers(self) -> list[torch.optim.Optimizer]:
