@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -54,7 +55,11 @@ class Precision(ABC):
 
     def optimizer_step(self, optimizer: torch.optim.Optimizer, closure: Closure) -> Any:
         """Run `closure`, update the parameters, and return the closure's result."""
-        return optimizer.step(closure)
+        if not takes_ready_gradients(type(optimizer)):
+            return optimizer.step(closure)
+        result = closure()
+        optimizer.step()
+        return result
 
     def update(self, optimizer: torch.optim.Optimizer) -> None:
         """Update the parameters from gradients that are there already, for backends that take no closure."""
@@ -66,3 +71,12 @@ class Precision(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the state of a checkpoint."""
+
+
+@functools.cache
+def takes_ready_gradients(kind: type) -> bool:
+    """Whether `step(closure)` is the same as the closure and then `step()`, which spares a context each step.
+
+    It is for torch's own optimizers but LBFGS; of another nobody knows what it does with a closure.
+    """
+    return kind.__module__.startswith("torch.optim.") and kind is not torch.optim.LBFGS

@@ -107,13 +107,17 @@ class Strategy(Stateful):
 
     def teardown(self) -> None:
         """Part from the other processes and leave the module usable on the CPU."""
-        self._model = None
-        self._steps.clear()
+        self.unwrap()
         if self._module is not None:
             self._release(self._module)
         self.collectives.close()
         self.accelerator.teardown()
         self.checkpoint_io.teardown()
+
+    def unwrap(self) -> None:
+        """Let go of what wrapped the model; the connection is still there."""
+        self._model = None
+        self._steps.clear()
 
     def _release(self, module: nn.Module) -> None:
         module.to("cpu")

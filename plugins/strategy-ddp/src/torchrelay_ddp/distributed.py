@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -143,6 +144,13 @@ class Distributed(ParallelStrategy):
         warmup = self.communication.state.start_localSGD_iter
         for index, optimizer in enumerate(self.optimizers):
             self.swap_optimizer(index, AveragingOptimizer(optimizer, period, warmup))
+
+    def unwrap(self) -> None:
+        """Let go of the wrapper before the process group goes."""
+        super().unwrap()
+        # The wrapper is part of a reference cycle. One that outlives its process group leaves threads of gloo, which
+        # can abort the interpreter at its end.
+        gc.collect()
 
     # --- steps ------------------------------------------------------------------------------------------
 
