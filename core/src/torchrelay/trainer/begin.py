@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchrelay.data_hooks import DataHooks
 from torchrelay.errors import ConfigurationError
+from torchrelay.loggers.logger import tell
 from torchrelay.module import LightningModule, is_overridden
 
 if TYPE_CHECKING:
@@ -56,14 +57,8 @@ def log_hyperparameters(session: Session) -> None:
         ConfigurationError: the module and the data module have different values of one name.
     """
     values = hyperparameters_to_log(session)
-    if not values or not session.strategy.is_global_zero:
-        return
-    for logger in session.trainer.loggers:
-        tell = getattr(
-            logger, "log_hyperparams", None
-        )  # Lightning's loggers have it, a plain one need not
-        if tell is not None:
-            tell(values)
+    if values and session.strategy.is_global_zero:
+        tell(session.trainer.loggers, "log_hyperparams", values)
 
 
 def hyperparameters_to_log(session: Session) -> dict[str, Any]:
