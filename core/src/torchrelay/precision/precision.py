@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -55,7 +54,7 @@ class Precision(ABC):
 
     def optimizer_step(self, optimizer: torch.optim.Optimizer, closure: Closure) -> Any:
         """Run `closure`, update the parameters, and return the closure's result."""
-        if not takes_ready_gradients(type(optimizer)):
+        if not takes_ready_gradients(optimizer):
             return optimizer.step(closure)
         result = closure()
         optimizer.step()
@@ -73,10 +72,10 @@ class Precision(ABC):
         """Take up the state of a checkpoint."""
 
 
-@functools.cache
-def takes_ready_gradients(kind: type) -> bool:
+def takes_ready_gradients(optimizer: torch.optim.Optimizer) -> bool:
     """Whether `step(closure)` is the same as the closure and then `step()`, which spares a context each step.
 
     It is for torch's own optimizers but LBFGS; of another nobody knows what it does with a closure.
     """
+    kind = type(optimizer)
     return kind.__module__.startswith("torch.optim.") and kind is not torch.optim.LBFGS
