@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -426,7 +427,9 @@ def test_the_real_standard_input_has_no_program_to_run_again(program):
     assert "ddp_notebook" in done.stderr
 
 
-def test_in_a_launched_process_the_function_just_runs():
-    seat = Seat(1, 1, 2, 2, 0, "127.0.0.1", 4321, 77, "/tmp/reports")
+def test_in_a_launched_process_the_function_just_runs_and_rank_0_can_see_that_it_came(tmp_path):
+    seat = Seat(1, 1, 2, 2, 0, "127.0.0.1", 4321, 77, str(tmp_path))
     launcher = ScriptLauncher(LocalEnvironment(seat.variables()), 2)
     assert launcher.launch(lambda a, b: a + b, 1, 2) == 3
+    (arrival,) = tmp_path.iterdir()
+    assert re.fullmatch(r"launch-\d+-rank-1", arrival.name)

@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -247,7 +248,10 @@ _arrivals = itertools.count(1)
 
 def _arrive(seat: Seat | None) -> None:
     """Let rank 0 know that this rank has come to a launch, so that it is not taken for absent."""
-    if seat is not None:
+    if seat is None:
+        return
+    # Where the folder is gone, so is rank 0, and with it this process in a moment.
+    with suppress(FileNotFoundError):
         _arrival(Path(seat.report_dir), seat.rank, next(_arrivals)).touch()
 
 

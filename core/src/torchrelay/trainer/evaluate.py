@@ -46,21 +46,17 @@ def evaluate_portion(
     strategy, call = session.strategy, session.hooks.call
     without_gradients = strategy.grad_off if session.options.inference_mode else torch.no_grad
     portion.set_epoch(session.progress.epoch)
-    with (
-        evaluation_mode(session, hook),
-        session.recording(stage) as metrics,
-        strategy.stage(stage),
-        without_gradients(),
-    ):
-        call(f"{hook}_start")
-        call(f"{hook}_epoch_start")
-        metrics.in_step = True
-        results = _batches(session, stage, portion, at_most)
-        metrics.in_step = False
-        call(f"{hook}_epoch_end")
-        metrics.close_epoch()
-    session.send_epoch_metrics(metrics)
-    call(f"{hook}_end")
+    with evaluation_mode(session, hook):
+        with session.recording(stage) as metrics, strategy.stage(stage), without_gradients():
+            call(f"{hook}_start")
+            call(f"{hook}_epoch_start")
+            metrics.in_step = True
+            results = _batches(session, stage, portion, at_most)
+            metrics.in_step = False
+            call(f"{hook}_epoch_end")
+            metrics.close_epoch()
+        session.send_epoch_metrics(metrics)
+        call(f"{hook}_end")
     return results
 
 
