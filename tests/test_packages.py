@@ -23,6 +23,7 @@ DISTRIBUTIONS = ["torchrelay", *(f"torchrelay-{backend}" for backend in BACKENDS
 EXTRAS = {
     **{backend: {f"torchrelay-{backend}"} for backend in BACKENDS},
     "all": {f"torchrelay-{backend}" for backend in BACKENDS},
+    "plot": set(),
     "rich": set(),
     "tensorboard": set(),
     "testing": set(),

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Sequence
 
 from torchrelay.cli import list as list_command
+from torchrelay.cli import plot
 from torchrelay.errors import UserError
 from torchrelay.plugin.scan import core_version
 
-COMMANDS = (list_command,)
+COMMANDS = (list_command, plot)
 """The modules of the subcommands, in the order in which `torchrelay --help` shows them."""
 
 

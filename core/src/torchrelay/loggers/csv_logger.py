@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
-from torchrelay.loggers.hyperparameters import as_yaml, plain
-from torchrelay.loggers.run_folder import RunFolder
+from torchrelay.errors import ConfigurationError
+from torchrelay.loggers.csv_file import ExperimentWriter
+from torchrelay.loggers.folder_logger import FolderLogger, Silence, recording
+from torchrelay.loggers.hyperparameters import plain
 
 
-class CSVLogger:
-    """Writes each call's metrics as a row of `metrics.csv`, with the columns `step` and `epoch`.
+class CSVLogger(FolderLogger):
+    """Writes each call's metrics as a row of `metrics.csv`, with the columns `step`, `epoch` and `time`.
 
-    A metric that appears for the first time becomes a new column; the rows before it stay empty there. Rows are on
-    the disk at once. Hyper-parameters go into `hparams.yaml` beside it.
+    A metric that appears for the first time becomes a new column; the rows before it stay empty there. `time` is in
+    seconds, see `ExperimentWriter`; a metric of that name takes its place. Hyper-parameters go into `hparams.yaml`
+    beside it. `torchrelay plot LOG_DIR` draws the file.
 
     Args:
         save_dir: folder under which each run gets `NAME/version_N`.
         name: folder between the two; "" for none.
         version: number of the run, or the whole name of its folder, to go on in; None takes the next.
         prefix: put before each metric's name, with a `-`.
+        flush_logs_every_n_steps: rows between two writes. With 1, a process that is killed loses no row; with more
+            it loses those that wait, and writing costs less.
+
+    Raises:
+        ConfigurationError: `flush_logs_every_n_steps` is less than 1.
     """
 
     def __init__(
@@ -30,83 +37,58 @@ class CSVLogger:
         name: str | None = "lightning_logs",
         version: int | str | None = None,
         prefix: str = "",
+        flush_logs_every_n_steps: int = 1,
     ) -> None:
-        self._folder = RunFolder(save_dir, name, version)
-        self._prefix = f"{prefix}-" if prefix else ""
-        self._columns: list[str] = []
-        self.hparams: dict[str, Any] = {}
+        if flush_logs_every_n_steps < 1:
+            raise ConfigurationError(
+                f"CSVLogger(flush_logs_every_n_steps={flush_logs_every_n_steps!r}): must be 1 or more"
+            )
+        super().__init__(save_dir, name, version, prefix)
+        self._flush_every = flush_logs_every_n_steps
+        self._writer: ExperimentWriter | None = None
 
-    @property
-    def name(self) -> str:
-        """The folder between `save_dir` and the run's."""
-        return self._folder.name
-
-    @property
-    def version(self) -> int | str:
-        """The number of this run, or the name of its folder."""
-        return self._folder.version
-
-    @property
-    def save_dir(self) -> str:
-        """The folder of all runs."""
-        return self._folder.save_dir
-
-    @property
-    def root_dir(self) -> str:
-        """The folder of the runs of this name."""
-        return self._folder.root
-
-    @property
-    def log_dir(self) -> str:
-        """The folder of this run; made when first asked for."""
-        return self._folder.path
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the open file behind."""
+        return {**self.__dict__, "_writer": None}
 
     @property
     def path(self) -> str:
         """The file."""
-        return os.path.join(self.log_dir, "metrics.csv")
+        return os.path.join(self.log_dir, ExperimentWriter.NAME_METRICS_FILE)
 
+    @property
+    def experiment(self) -> ExperimentWriter:
+        """What writes the files; on a rank that follows, something on which every call does nothing."""
+        if self.follows:
+            return cast(ExperimentWriter, Silence())
+        if self._writer is None:
+            self._writer = ExperimentWriter(self.log_dir)
+        return self._writer
+
+    @recording
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Append a row."""
-        row = {
-            name if name == "epoch" else f"{self._prefix}{name}": _number(value)
+        writer = self.experiment
+        named = {
+            name if name == "epoch" else f"{self._prefix}{name}": value
             for name, value in metrics.items()
         }
-        path = self.path
-        if not self._columns:
-            self._columns = _header(path)
-        new = [name for name in row if name not in self._columns]
-        if new or not os.path.exists(path):
-            self._columns += new
-            self._rewrite(path)
-        with open(path, "a", newline="") as file:
-            csv.DictWriter(file, self._columns).writerow({"step": step, **row})
+        writer.log_metrics(named, step)
+        if len(writer.metrics) >= self._flush_every:
+            writer.save()
 
+    @recording
     def log_hyperparams(self, params: Any) -> None:
         """Write hyper-parameters, those of a mapping or a namespace, beside those there are."""
-        self.hparams |= plain(params)
-        with open(os.path.join(self.log_dir, "hparams.yaml"), "w", encoding="utf-8") as file:
-            file.write(as_yaml(self.hparams))
+        self.experiment.log_hparams({**self.hparams, **plain(params)})
+        self.hparams = self.experiment.hparams
 
-    def _rewrite(self, path: str) -> None:
-        rows: list[dict[str, Any]] = []
-        if os.path.exists(path):
-            with open(path, newline="") as file:
-                rows = list(csv.DictReader(file))
-        with open(path, "w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns)
-            writer.writeheader()
-            writer.writerows(rows)
+    def save(self) -> None:
+        """Write the rows that wait."""
+        if self._writer is not None:
+            self._writer.save()
 
-
-def _header(path: str) -> list[str]:
-    """The columns of a file; those that every file has, if it is not there yet."""
-    if not os.path.exists(path):
-        return ["step", "epoch"]
-    with open(path, newline="") as file:
-        return next(csv.reader(file), ["step", "epoch"])
-
-
-def _number(value: Any) -> Any:
-    """The number in a 0-dim tensor; anything else as it is."""
-    return value.item() if hasattr(value, "item") else value
+    def finalize(self, status: str) -> None:
+        """Write the rows that wait, and close the file; what comes after opens it again."""
+        if self._writer is not None:
+            self._writer.close()

@@ -13,9 +13,9 @@ class Logger(Protocol):
 
     Only `log_metrics` is needed. What else a logger may have is called where it has it, so that those written for
     Lightning work as they are: `log_hyperparams(params)` and `log_graph(module)` before fit, `save()` after each
-    epoch, `after_save_checkpoint(callback)` when a ModelCheckpoint has kept a file, `finalize(status)` with
-    "success", "interrupted" or "failed" at the end of each stage; and the attributes `name`, `version`, `log_dir`,
-    `save_dir` and `experiment`, for the user's code.
+    epoch, `after_save_checkpoint(callback)` when a ModelCheckpoint has kept a file, and `finalize(status)` at the end
+    of each stage with "success" or, also when it was interrupted, "failed": MLflow refuses other words. And the
+    attributes `name`, `version`, `log_dir`, `save_dir` and `experiment`, for the user's code.
     """
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:

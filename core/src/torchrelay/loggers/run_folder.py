@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torchrelay.errors import ConfigurationError
 
 
 class RunFolder:
@@ -12,6 +16,9 @@ class RunFolder:
         save_dir: folder of all runs.
         name: folder of some of them; "" for none.
         version: number of the run, or the whole name of its folder; None for the first number that is free.
+
+    Attributes:
+        chosen: the version, None as long as no number is taken.
     """
 
     def __init__(
@@ -23,29 +30,48 @@ class RunFolder:
         self.save_dir = os.fspath(save_dir)
         self.name = name or ""
         self.root = os.path.join(self.save_dir, self.name)
-        self._version = version
+        self.chosen = version
 
     @property
     def version(self) -> int | str:
         """The number of the run, or the name of its folder; a number is taken by making its folder."""
-        if self._version is None:
-            self._version = self._take_number()
-        return self._version
+        if self.chosen is None:
+            self.chosen = self._take_number()
+        return self.chosen
 
     @property
     def path(self) -> str:
         """The folder."""
         given = self.version
         folder = os.path.join(self.root, given if isinstance(given, str) else f"version_{given}")
-        os.makedirs(folder, exist_ok=True)
+        with _permission(folder):
+            os.makedirs(folder, exist_ok=True)
         return folder
 
     def _take_number(self) -> int:
         number = 0
         while True:
-            try:
-                os.makedirs(os.path.join(self.root, f"version_{number}"))
-            except FileExistsError:
+            folder = os.path.join(self.root, f"version_{number}")
+            if os.path.exists(folder):
                 number += 1
                 continue
+            try:
+                with _permission(folder):
+                    os.makedirs(folder)
+            except FileExistsError:  # another run was quicker
+                continue
             return number
+
+
+@contextmanager
+def _permission(folder: str) -> Iterator[None]:
+    """Tell what to do where a folder cannot be made."""
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise ConfigurationError(
+            f"a logger cannot make its folder {folder}: {error.strerror}; give it another save_dir, or the Trainer "
+            "another default_root_dir"
+        ) from error

@@ -5,17 +5,17 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torchrelay.errors import ConfigurationError, NotInstalledError
+from torchrelay.loggers.folder_logger import FolderLogger, Silence, recording
 from torchrelay.loggers.hyperparameters import as_yaml, flat, plain
-from torchrelay.loggers.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
-class TensorBoardLogger:
+class TensorBoardLogger(FolderLogger):
     """Writes metrics with `torch.utils.tensorboard`; needs the extra `tensorboard`.
 
     Hyper-parameters are shown in TensorBoard's own table, and go into `hparams.yaml` as well.
@@ -56,46 +56,26 @@ class TensorBoardLogger:
                 "TensorBoardLogger(log_graph=True): a whole LightningModule cannot be traced; record the graph of the "
                 "network in it with logger.experiment.add_graph(network, inputs)"
             )
-        self._folder = RunFolder(save_dir, name, version)
+        super().__init__(save_dir, name, version, prefix)
         self._default_hp_metric = default_hp_metric
-        self._prefix = f"{prefix}-" if prefix else ""
         self._sub_dir = [] if sub_dir is None else [os.fspath(sub_dir)]
         self._kwargs = kwargs
         self._writer: Any = None
-        self.hparams: dict[str, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the open file behind."""
         return {**self.__dict__, "_writer": None}
 
     @property
-    def name(self) -> str:
-        """The folder between `save_dir` and the run's."""
-        return self._folder.name
-
-    @property
-    def version(self) -> int | str:
-        """The number of this run, or the name of its folder."""
-        return self._folder.version
-
-    @property
-    def save_dir(self) -> str:
-        """The folder of all runs."""
-        return self._folder.save_dir
-
-    @property
-    def root_dir(self) -> str:
-        """The folder of the runs of this name."""
-        return self._folder.root
-
-    @property
     def log_dir(self) -> str:
         """The folder that is written to; made when first asked for."""
-        return os.path.join(self._folder.path, *self._sub_dir)
+        return os.path.join(super().log_dir, *self._sub_dir)
 
     @property
     def experiment(self) -> SummaryWriter:
-        """The `SummaryWriter`, for what it can do beyond metrics."""
+        """The `SummaryWriter`; on a rank that follows, something on which every call does nothing."""
+        if self.follows:
+            return cast("SummaryWriter", Silence())
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -104,6 +84,7 @@ class TensorBoardLogger:
         writer: SummaryWriter = self._writer
         return writer
 
+    @recording
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Record numbers; a dict of them makes a chart of several lines."""
         writer: Any = self.experiment
@@ -113,6 +94,7 @@ class TensorBoardLogger:
             else:
                 writer.add_scalar(f"{self._prefix}{name}", value, step)
 
+    @recording
     def log_hyperparams(self, params: Any, metrics: Mapping[str, float] | None = None) -> None:
         """Record hyper-parameters, those of a mapping or a namespace, and metrics to compare runs by."""
         self.hparams |= plain(params)
