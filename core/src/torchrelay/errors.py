@@ -71,6 +71,10 @@ class LaunchError(UserError):
     """The processes of the run cannot be started from here."""
 
 
+class NonFiniteLossError(UserError, ArithmeticError):
+    """A loss is NaN or infinite, where the user asked to be told."""
+
+
 class CheckpointError(UserError):
     """A checkpoint is missing, torn, from another model, or not safe to load."""
 
