@@ -276,45 +276,88 @@ class LightningModule(ModuleHooks, DataHooks, ManualOptimization, HyperParameter
         """The Trainer's first logger, or None."""
         return self._trainer.logger if self._trainer is not None else None
 
-    def log(
+    def log(  # noqa: PLR0913 - Lightning's arguments, all of them
         self,
         name: str,
         value: Any,
         prog_bar: bool = False,
-        logger: bool = True,
+        logger: bool | None = None,
         on_step: bool | None = None,
         on_epoch: bool | None = None,
         reduce_fx: ReduceFx = "mean",
+        enable_graph: bool = False,
         sync_dist: bool = False,
+        sync_dist_group: Any = None,
+        add_dataloader_idx: bool = True,
         batch_size: int | None = None,
+        metric_attribute: str | None = None,
+        rank_zero_only: bool = False,
     ) -> None:
-        """Log a value; never waits for the device.
+        """Log a value; never waits for the device. All calls of a name in a stage give the same options.
 
         Args:
             name: name of the metric.
-            value: a number or a 0-dim tensor.
+            value: a number, a tensor of one element, or an object with `compute` and `reset` that collects by
+                itself, over ranks too, as torchmetrics' `Metric`; it is computed when the epoch ends, then reset.
             prog_bar: show it in the progress bar.
-            logger: send it to the loggers.
-            on_step: keep the value of each step; default: in training steps.
+            logger: send it to the loggers, unless False.
+            on_step: keep the value of each step; default: in training steps. Of an object, that of its last
+                `forward`.
             on_epoch: combine over the epoch; default: everywhere but in training steps. With `on_step` too,
                 the names become `NAME_step` and `NAME_epoch`.
             reduce_fx: how to combine over the epoch: "mean" (weighted by batch size), "sum", "min", "max".
+            enable_graph: keep the graph of the value, and with it what it holds on to; not over ranks.
             sync_dist: combine over ranks as well; otherwise each rank keeps its own.
+            sync_dist_group: None; metrics are combined over all ranks.
+            add_dataloader_idx: where there are several data loaders, add `/dataloader_idx_N` to the names.
             batch_size: weight in the mean; found from the batch when None.
+            metric_attribute: where in the module an object is, if that cannot be found out.
+            rank_zero_only: keep it on rank 0 alone; no callback on another rank sees it.
         """
         if self._trainer is None:
             warnings.warn(
                 f"log({name!r}) has no effect: no Trainer drives this module", stacklevel=2
             )
             return
-        self._trainer.metrics.log(
-            name, value, prog_bar, logger, on_step, on_epoch, reduce_fx, sync_dist, batch_size
+        # fmt: off
+        asked = (
+            prog_bar, logger, on_step, on_epoch, reduce_fx, enable_graph, sync_dist, sync_dist_group,
+            add_dataloader_idx, metric_attribute, rank_zero_only,
         )
+        # fmt: on
+        self._trainer.metrics.record(name, value, asked, batch_size)
 
-    def log_dict(self, dictionary: Mapping[str, Any], **options: Any) -> None:
-        """Log several values; the options are those of `log`."""
-        for name, value in dictionary.items():
-            self.log(name, value, **options)
+    def log_dict(
+        self,
+        dictionary: Mapping[str, Any] | Any,
+        prog_bar: bool = False,
+        logger: bool | None = None,
+        on_step: bool | None = None,
+        on_epoch: bool | None = None,
+        reduce_fx: ReduceFx = "mean",
+        enable_graph: bool = False,
+        sync_dist: bool = False,
+        sync_dist_group: Any = None,
+        add_dataloader_idx: bool = True,
+        batch_size: int | None = None,
+        rank_zero_only: bool = False,
+    ) -> None:
+        """Log several values, or the metrics of a torchmetrics `MetricCollection`; the options are those of `log`."""
+        if self._trainer is None:
+            warnings.warn("log_dict has no effect: no Trainer drives this module", stacklevel=2)
+            return
+        # fmt: off
+        asked = (
+            prog_bar, logger, on_step, on_epoch, reduce_fx, enable_graph, sync_dist, sync_dist_group,
+            add_dataloader_idx, None, rank_zero_only,
+        )
+        # fmt: on
+        record = self._trainer.metrics.record
+        # A collection's metrics by their full names, without copying the state that some of them share.
+        collected = hasattr(dictionary, "compute")
+        options = {"keep_base": False, "copy_state": False} if collected else {}
+        for name, value in dictionary.items(**options):
+            record(name, value, asked, batch_size)
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print on global rank 0 alone."""

@@ -1,90 +1,31 @@
 """What `self.log` records, cheaply, and what becomes of it at the end of a step and of an epoch.
 
-Recording keeps references to detached tensors and computes nothing. Values are combined when an epoch ends, and
-reduced over ranks, where `sync_dist` asks for it, when loggers are about to receive them.
+Recording never waits for a device. An epoch's values are combined as they come, and over ranks, where `sync_dist`
+asks for it, when the epoch ends; a step's are when loggers are about to receive them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
+from torch import nn
 
 from torchrelay.collectives.collectives import Collectives
 from torchrelay.errors import ConfigurationError
-
-_COLLAPSE_AT = 1024
-
-Reduction = Literal["mean", "sum", "min", "max"]
-
-
-class Options(NamedTuple):
-    """The options of one metric; they may not change within an epoch."""
-
-    prog_bar: bool
-    logger: bool
-    on_step: bool
-    on_epoch: bool
-    reduce: Reduction
-    sync_dist: bool
-
-
-class Entry:
-    """One metric: the latest value, and the values of the epoch with their weights."""
-
-    __slots__ = ("last", "name", "options", "values", "weights")
-
-    def __init__(self, name: str, options: Options) -> None:
-        self.name = name
-        self.options = options
-        self.last: Any = None
-        self.values: list[Any] = []
-        self.weights: list[float] = []
-
-    def update(self, value: Any, weight: float) -> None:
-        """Keep a value for the epoch."""
-        self.values.append(value)
-        self.weights.append(weight)
-        if len(self.values) >= _COLLAPSE_AT:
-            total, weight = self.combine()
-            self.values, self.weights = [total], [weight]
-
-    def combine(self) -> tuple[torch.Tensor, float]:
-        """The epoch's value on this rank (0-dim, float64), and its weight."""
-        values = torch.stack([_wide(value) for value in self.values])
-        weights = torch.tensor(self.weights, dtype=values.dtype, device=values.device)
-        weight = float(sum(self.weights))
-        if self.options.reduce == "mean":
-            return torch.dot(values, weights) / weight, weight
-        reduced: torch.Tensor = getattr(values, self.options.reduce)()
-        return reduced, weight
-
-    @property
-    def step_name(self) -> str:
-        """Name under which a step's value goes."""
-        return f"{self.name}_step" if self.options.on_epoch else self.name
-
-    @property
-    def epoch_name(self) -> str:
-        """Name under which the epoch's value goes."""
-        return f"{self.name}_epoch" if self.options.on_step else self.name
-
-
-class Shares(NamedTuple):
-    """One metric of an epoch: each rank's value and weight."""
-
-    options: Options
-    values: list[tuple[float, float]]
-
-    def combine(self) -> torch.Tensor:
-        """The metric over all ranks (0-dim, float64)."""
-        values = torch.tensor([value for value, _ in self.values], dtype=torch.float64)
-        if self.options.reduce != "mean":
-            reduced: torch.Tensor = getattr(values, self.options.reduce)()
-            return reduced
-        weights = torch.tensor([weight for _, weight in self.values], dtype=torch.float64)
-        return torch.dot(values, weights) / weights.sum()
+from torchrelay.trainer.batch_size import batch_size_of
+from torchrelay.trainer.entries import (
+    Entry,
+    MetricObject,
+    Number,
+    Share,
+    as_tensor,
+    is_metric_object,
+)
+from torchrelay.trainer.log_options import Asked, Key, Options, Place, refuse_change, resolve
+from torchrelay.trainer.owners import attribute_of, object_at
+from torchrelay.trainer.step_exchange import StepExchange
 
 
 class Metrics:
@@ -92,154 +33,276 @@ class Metrics:
 
     Args:
         stage: "train", "validate", "test" or "predict"; decides the defaults of `on_step` and `on_epoch`.
-        collectives: what reduces over ranks; not used before a run is set up.
+        collectives: what combines over ranks; not used before a run is set up.
+        owner: the module whose attributes metric objects are, so that a rank which had no batch finds them too.
     """
 
-    def __init__(self, stage: str, collectives: Callable[[], Collectives]) -> None:
-        self.training = stage == "train"
-        self.in_step = False
-        self.batch: Any = None
-        self._collectives = collectives
-        self._entries: dict[str, Entry] = {}
-        self._epoch_values: dict[str, tuple[Options, torch.Tensor]] = {}
-
-    def log(
-        self,
-        name: str,
-        value: Any,
-        prog_bar: bool = False,
-        logger: bool = True,
-        on_step: bool | None = None,
-        on_epoch: bool | None = None,
-        reduce_fx: Any = "mean",
-        sync_dist: bool = False,
-        batch_size: int | None = None,
+    def __init__(
+        self, stage: str, collectives: Callable[[], Collectives], owner: nn.Module | None = None
     ) -> None:
-        """Record a value; see `LightningModule.log`."""
-        entry = self._entries.get(name)
-        if entry is None:
-            step = (self.training and self.in_step) if on_step is None else on_step
-            epoch = not (self.training and self.in_step) if on_epoch is None else on_epoch
-            options = Options(prog_bar, logger, step, epoch, _reduction(name, reduce_fx), sync_dist)
-            entry = self._entries[name] = Entry(name, options)
-        entry.last = value = _scalar(name, value)
-        if entry.options.on_epoch:
-            entry.update(value, batch_size or (_batch_size(self.batch) if self.in_step else 1))
+        self.training = stage == "train"
+        self._collectives = collectives
+        self._owner = owner
+        self._place = Place(False, None)
+        self._entries: dict[str, Entry] = {}
+        self._places: dict[Place, dict[str, Entry]] = {self._place: self._entries}
+        self._batch: Any = None
+        self._size = 1
+        self._closed: dict[Key, tuple[Options, torch.Tensor]] = {}
+        self._over_ranks = StepExchange(collectives)
 
-    def step_values(self, *, for_logger: bool = False, reduce: bool = False) -> dict[str, Any]:
-        """The latest values of metrics that are kept by step.
+    # --- where the loop is ------------------------------------------------------------------------------
+
+    @property
+    def in_step(self) -> bool:
+        """Whether a batch is at work; what is logged then and what is logged otherwise are kept apart."""
+        return self._place.in_step
+
+    @in_step.setter
+    def in_step(self, value: bool) -> None:
+        if value is not self._place.in_step:
+            self._move(Place(value, self._place.dataloader_idx))
+
+    @property
+    def dataloader_idx(self) -> int | None:
+        """Which data loader the batch is of; None where there is but one."""
+        return self._place.dataloader_idx
+
+    @dataloader_idx.setter
+    def dataloader_idx(self, value: int | None) -> None:
+        self._move(Place(self._place.in_step, value))
+
+    @property
+    def batch(self) -> Any:
+        """The batch at work, whose size is looked for when a mean first needs it."""
+        return self._batch
+
+    @batch.setter
+    def batch(self, batch: Any) -> None:
+        self._batch = batch
+        self._size = 0
+
+    def _move(self, place: Place) -> None:
+        self._place = place
+        self._entries = self._places.setdefault(place, {})
+        self._size = 0
+
+    def _measure(self) -> int:
+        self._size = batch_size_of(self._batch) if self._place.in_step else 1
+        return self._size
+
+    # --- recording --------------------------------------------------------------------------------------
+
+    def log(self, name: str, value: Any, batch_size: int | None = None, **options: Any) -> None:
+        """Record a value; the options are those of `LightningModule.log`."""
+        self.record(name, value, Asked(**options), batch_size)
+
+    def record(
+        self, name: str, value: Any, asked: tuple[Any, ...], batch_size: int | None = None
+    ) -> None:
+        """Record a value.
 
         Args:
-            for_logger: leave out those logged with `logger=False`.
-            reduce: combine those with `sync_dist` over ranks first. Collective.
+            name: of the metric.
+            value: a number, a tensor of one element, or an object that collects by itself.
+            asked: the fields of `Asked`, in their order.
+            batch_size: weight in a mean; found from the batch when None.
         """
-        entries = [e for e in self._entries.values() if e.options.on_step]
-        if reduce:
-            self._reduce_last([e for e in entries if e.options.sync_dist])
-        return {e.step_name: e.last for e in entries if e.options.logger or not for_logger}
+        entry = self._entries.get(name)
+        if entry is None or asked != entry.asked:
+            entry = self._open(name, value, Asked(*asked), batch_size)
+        weight: float = 1
+        if entry.weighted:
+            weight = (self._size or self._measure()) if batch_size is None else batch_size
+        entry.update(value, weight)
 
-    def close_epoch(self) -> None:
+    def _open(self, name: str, value: Any, asked: Asked, batch_size: Any) -> Entry:
+        """The entry of a metric's first call.
+
+        Raises:
+            ConfigurationError: it cannot be kept as asked for, or was logged with other arguments before.
+        """
+        known = self._entries.get(name)
+        if known is not None and known.asked is not None:
+            raise refuse_change(name, known.asked, asked)
+        options = resolve(name, asked, self._place, training=self.training)
+        self._check_unique(options)
+        if batch_size is not None and not (
+            isinstance(batch_size, (int, float)) and batch_size >= 0
+        ):
+            raise ConfigurationError(
+                f"log({name!r}, batch_size={batch_size!r}): the weight in a mean is a number, and not negative"
+            )
+        if known is not None:
+            known.asked = asked
+            return known
+        entry = self._entries[name] = self._make(options, asked, value)
+        return entry
+
+    def _make(self, options: Options, asked: Asked, value: Any) -> Entry:
+        if is_metric_object(value):
+            if isinstance(value, Mapping) or hasattr(value, "items"):
+                raise ConfigurationError(
+                    f"log({options.name!r}, {type(value).__name__}(...)) is a collection; give it to log_dict"
+                )
+            if asked.rank_zero_only:
+                raise ConfigurationError(
+                    f"log({options.name!r}, {type(value).__name__}(...), rank_zero_only=True): all ranks must take "
+                    "part in compute(); leave rank_zero_only out, or log what the object computed"
+                )
+            attribute = options.attribute or attribute_of(self._owner, value)
+            return MetricObject(options._replace(attribute=attribute), asked, value)
+        if asked.rank_zero_only and self._collectives().rank != 0:
+            # It is still checked, as on rank 0, but nothing of it is kept.
+            return Number(options._replace(on_step=False, on_epoch=False), asked)
+        return Number(options, asked, keep_last=not self._place.in_step)
+
+    def _check_unique(self, options: Options) -> None:
+        """Refuse a name without a number that a metric of another data loader has."""
+        loader, name = self._place.dataloader_idx, options.name
+        if loader is None or options.suffix:
+            return
+        for place, entries in self._places.items():
+            other = entries.get(name) if place.dataloader_idx not in (None, loader) else None
+            if other is not None and not other.options.suffix:
+                raise ConfigurationError(
+                    f"log({name!r}, add_dataloader_idx=False): data loaders {place.dataloader_idx} and {loader} would "
+                    "share the name; put something of the data loader into it, or leave add_dataloader_idx out"
+                )
+
+    # --- the end of an epoch ----------------------------------------------------------------------------
+
+    def close_epoch(self, *, reset: bool = True) -> None:
         """Combine the epoch's values, over ranks where asked for, and begin anew. Collective.
 
         A rank that had no batch, or did not log a metric, takes part all the same and learns of it.
-        """
-        here = [e for e in self._entries.values() if e.options.on_epoch and e.values]
-        shared: dict[str, Shares] = {}
-        for entry in here:
-            value, weight = entry.combine()
-            if entry.options.sync_dist:
-                shared[entry.name] = Shares(entry.options, [(float(value), weight)])
-            else:
-                self._epoch_values[entry.name] = (entry.options, value)
-            entry.values, entry.weights = [], []
-        for name, shares in self._union(shared).items():
-            self._entries.setdefault(name, Entry(name, shares.options))
-            self._epoch_values[name] = (shares.options, shares.combine())
 
-    def _union(self, shared: dict[str, Shares]) -> dict[str, Shares]:
-        """The shares of all ranks; one exchange for all metrics, whichever a rank has."""
+        Args:
+            reset: reset the objects that were logged; if False, the next call does, and until then a hook may
+                still read them.
+        """
+        shared: dict[Key, Share] = {}
+        for key, entry in self._every():
+            due, entry.pending = entry.pending and entry.options.on_epoch, False
+            if not due:
+                continue
+            if entry.shared:
+                shared[key] = entry.share()
+            else:
+                self._closed[key] = (entry.options, entry.close(()))
+        for key, shares in self._union(shared).items():
+            entry = self._known(key, shares)
+            self._closed[key] = (entry.options, entry.close(shares))
+        if reset:
+            for _, entry in self._every():
+                entry.forget()
+
+    def _every(self) -> Iterator[tuple[Key, Entry]]:
+        """All metrics; those that were logged outside of batches come last, and so prevail under equal names."""
+        for place in sorted(self._places, key=lambda place: not place.in_step):
+            for name, entry in self._places[place].items():
+                yield Key(place, name), entry
+
+    def _union(self, shared: dict[Key, Share]) -> dict[Key, list[Share]]:
+        """The shares of all ranks, in the same order everywhere; one exchange for all metrics."""
         collectives = self._collectives()
-        if collectives.world_size == 1:
-            return shared
-        union: dict[str, Shares] = {}
-        for theirs in collectives.gather_objects(shared):
-            for name, share in theirs.items():
-                union.setdefault(name, Shares(share.options, [])).values.extend(share.values)
+        ranks = [shared] if collectives.world_size == 1 else collectives.gather_objects(shared)
+        union: dict[Key, list[Share]] = {}
+        for theirs in ranks:
+            for key, share in theirs.items():
+                union.setdefault(key, []).append(share)
+        for key, shares in union.items():
+            if shares[0].is_object and not shares[0].options.attribute and len(shares) < len(ranks):
+                raise ConfigurationError(
+                    f"log({key.name!r}, an object): only {len(shares)} of {len(ranks)} ranks have logged it in this "
+                    "epoch, and the others cannot find it to take part in compute(); make it an attribute of the "
+                    "module, or name the one it is in with metric_attribute"
+                )
         return union
+
+    def _known(self, key: Key, shares: list[Share]) -> Entry:
+        """This rank's entry of a metric, made now if only others have logged it."""
+        entries = self._places.setdefault(key.place, {})
+        entry, options = entries.get(key.name), shares[0].options
+        if entry is None:
+            if shares[0].is_object:
+                target = object_at(self._owner, options.name, options.attribute or "")
+                entry = MetricObject(options, None, target)
+            else:
+                entry = Number(options)
+            entries[key.name] = entry
+        return entry
+
+    # --- what became of it ------------------------------------------------------------------------------
+
+    def step_values(self, *, for_logger: bool = False, reduce: bool = False) -> dict[str, Any]:
+        """The latest values of the metrics that are kept by step, of the present data loader.
+
+        Args:
+            for_logger: leave out those logged with `logger=False`.
+            reduce: combine those with `sync_dist` over ranks first. Collective, if there are any.
+        """
+        entries = {
+            key: entry
+            for key, entry in self._every()
+            if entry.options.on_step
+            and entry.last is not None
+            and key.place.dataloader_idx == self._place.dataloader_idx
+        }
+        if reduce:
+            self._over_ranks.combine({key: e for key, e in entries.items() if e.options.sync_dist})
+        return {
+            entry.options.step_name: self._over_ranks.latest(key, entry)
+            for key, entry in entries.items()
+            if entry.options.logger or not for_logger
+        }
 
     def epoch_values(self, *, for_logger: bool = False) -> dict[str, torch.Tensor]:
         """The combined values of the latest epoch that logged them."""
         return {
-            self._entries[name].epoch_name: value
-            for name, (options, value) in self._epoch_values.items()
+            options.epoch_name: value
+            for options, value in self._closed.values()
             if options.logger or not for_logger
         }
 
+    def results(self, loaders: int) -> list[dict[str, float]]:
+        """The epoch's values by data loader, with those that belong to none in each; without `logger=False`.
+
+        Args:
+            loaders: how many there are.
+        """
+        return [
+            {
+                options.epoch_name: float(value)
+                for key, (options, value) in self._closed.items()
+                if options.logger and key.place.dataloader_idx in (None, number)
+            }
+            for number in range(loaders)
+        ]
+
     def values(self) -> dict[str, torch.Tensor]:
-        """Everything a callback may watch: latest steps, latest epochs, and both under the plain name."""
-        found = {e.name: e.last for e in self._entries.values() if e.last is not None}
-        found |= self.step_values()
-        found |= {name: value for name, (_, value) in self._epoch_values.items()}
-        found |= self.epoch_values()
-        return {name: torch.as_tensor(value) for name, value in found.items()}
+        """Everything a callback may watch: latest steps in training, latest epochs, the newer under the plain name."""
+        found: dict[str, Any] = {}
+        newer: dict[str, Any] = {}
+        for key, entry in self._every():
+            if entry.last is None or not (self.training or not key.place.in_step):
+                continue
+            value = self._over_ranks.latest(key, entry)
+            (newer if entry.pending else found)[entry.options.plain_name] = value
+            if entry.options.on_step:
+                found[entry.options.step_name] = value
+        for options, value in self._closed.values():
+            found[options.plain_name] = found[options.epoch_name] = value
+        return {name: as_tensor(value) for name, value in {**found, **newer}.items()}
 
     def progress_bar_values(self) -> dict[str, Any]:
-        """What was logged with `prog_bar=True`: the epoch's value if there is one, else the latest."""
+        """What was logged with `prog_bar=True`: the latest steps and the latest epochs."""
         found = {
-            e.name: e.last
-            for e in self._entries.values()
-            if e.options.prog_bar and e.options.on_step
+            entry.options.step_name: self._over_ranks.latest(key, entry)
+            for key, entry in self._every()
+            if entry.options.prog_bar and entry.options.on_step and entry.last is not None
         }
-        shown = {n: v for n, (options, v) in self._epoch_values.items() if options.prog_bar}
-        return {**shown, **found} if self.training else {**found, **shown}
-
-    def _reduce_last(self, entries: list[Entry]) -> None:
-        for entry in entries:
-            entry.last = self._collectives().reduce(entry.last, entry.options.reduce)
-
-
-def _reduction(name: str, reduce_fx: Any) -> Reduction:
-    spelled: Any = getattr(reduce_fx, "__name__", reduce_fx)
-    if spelled not in get_args(Reduction):
-        raise ConfigurationError(
-            f"log({name!r}, reduce_fx={reduce_fx!r}): must be one of {', '.join(map(repr, get_args(Reduction)))}"
-        )
-    reduction: Reduction = spelled
-    return reduction
-
-
-def _wide(value: Any) -> torch.Tensor:
-    """The value in float64, or in float32 where the device has no more."""
-    tensor = torch.as_tensor(value)
-    return tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)
-
-
-def _scalar(name: str, value: Any) -> torch.Tensor | float | int | bool:
-    if isinstance(value, torch.Tensor):
-        if not value.dim():
-            return value.detach()
-        if value.numel() != 1:
-            raise ConfigurationError(
-                f"log({name!r}, ...): a tensor of shape {tuple(value.shape)} is not a number; log a 0-dim tensor, such "
-                "as its mean()"
-            )
-        return value.detach().reshape(())
-    if isinstance(value, (int, float)):
-        return value
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise ConfigurationError(
-            f"log({name!r}, ...): a {type(value).__name__} is not a number; log a number or a 0-dim tensor"
-        ) from None
-
-
-def _batch_size(batch: Any) -> int:
-    """Length of the first dimension of the first tensor in a batch; 1 if there is none."""
-    if isinstance(batch, torch.Tensor):
-        return batch.size(0) if batch.dim() else 1
-    if isinstance(batch, dict):
-        batch = list(batch.values())
-    if isinstance(batch, (list, tuple)):
-        return next((_batch_size(item) for item in batch if not isinstance(item, str)), 1)
-    return 1
+        for options, value in self._closed.values():
+            if options.prog_bar:
+                found[options.epoch_name] = value
+        return found
