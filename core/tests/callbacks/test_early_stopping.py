@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from torchrelay.callbacks import EarlyStopping, ModelCheckpoint
+from torchrelay.callbacks import EarlyStopping, EarlyStoppingReason, ModelCheckpoint
 from torchrelay.errors import ConfigurationError
 
 NAN, INFINITE = float("nan"), float("inf")
@@ -109,18 +110,92 @@ def test_after_validations_or_after_each_epoch(run, at_end, epochs):
     assert run(stopper, [1] * 6, check_val_every_n_epoch=2) == epochs
 
 
-@pytest.mark.parametrize(
-    ("options", "scores", "reason"),
-    [
-        ({"patience": 2}, [3, 3, 4], "score has not improved on 3 2 times"),
-        ({}, [3, NAN], "score=nan is not finite"),
-        ({"stopping_threshold": 2}, [1], "score=1 is better than stopping_threshold=2"),
-        ({"divergence_threshold": 2}, [3], "score=3 is worse than divergence_threshold=2"),
-    ],
-    ids=str,
-)
-def test_it_says_why_if_asked_to(run, capsys, options, scores, reason):
-    run(EarlyStopping("score", **options), scores)
-    assert capsys.readouterr().err == ""
+REASONS = [
+    (
+        {"patience": 2},
+        [3, 3, 4],
+        EarlyStoppingReason.PATIENCE_EXHAUSTED,
+        "score has not improved on 3 2 times",
+    ),
+    ({}, [NAN], EarlyStoppingReason.NON_FINITE_METRIC, "score=nan is not finite"),
+    (
+        {"stopping_threshold": 2},
+        [1],
+        EarlyStoppingReason.STOPPING_THRESHOLD,
+        "score=1 is better than stopping_threshold=2",
+    ),
+    (
+        {"divergence_threshold": 2},
+        [3],
+        EarlyStoppingReason.DIVERGENCE_THRESHOLD,
+        "score=3 is worse than divergence_threshold=2",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "scores", "reason", "message"), REASONS, ids=str)
+def test_it_says_why_if_asked_to(run, capsys, options, scores, reason, message):
+    stopper = EarlyStopping("score", **options)
+    assert stopper.stopping_reason is EarlyStoppingReason.NOT_STOPPED
+    assert stopper.stopping_reason_message is None
+    run(stopper, scores)
+    assert "EarlyStopping" not in capsys.readouterr().err
+    assert (stopper.stopping_reason, stopper.stopping_reason_message) == (reason, message)
     run(EarlyStopping("score", verbose=True, **options), scores)
-    assert capsys.readouterr().err == f"EarlyStopping ends the run: {reason}\n"
+    assert f"EarlyStopping ends the run: {message}\n" in capsys.readouterr().err
+
+
+def test_it_tells_of_improvements_if_asked_to(run, capsys):
+    run(EarlyStopping("score", verbose=True), [3, 2, 2])
+    lines = [x for x in capsys.readouterr().err.splitlines() if "improved" in x]
+    assert lines == ["score has improved from inf to 3", "score has improved from 3 to 2"]
+
+
+def test_the_reason_is_kept(run, tmp_path):
+    keeper = ModelCheckpoint(tmp_path, save_last=True)
+    stopper = EarlyStopping("score", patience=1)
+    run(stopper, [1, 2, 3], callbacks=[keeper])
+    again = EarlyStopping("score", patience=1)
+    again.load_state_dict(torch.load(tmp_path / "last.ckpt")["callbacks"][again.state_key])
+    assert again.stopping_reason is EarlyStoppingReason.PATIENCE_EXHAUSTED
+    assert again.stopping_reason_message == stopper.stopping_reason_message
+    old = {"wait_count": 1, "stopped_epoch": 0, "best_score": torch.tensor(2.0), "patience": 3}
+    again.load_state_dict(old)
+    assert again.stopping_reason is EarlyStoppingReason.NOT_STOPPED
+
+
+def test_a_validation_of_its_own_does_not_count(boring, make_trainer):
+    stopper = EarlyStopping("val_loss", patience=0, stopping_threshold=1e9)
+    trainer = make_trainer(callbacks=stopper, logger=False)
+    trainer.validate(boring.regression(), boring.loader(4))
+    assert (stopper.wait_count, stopper.stopped_epoch, trainer.should_stop) == (0, 0, False)
+
+
+def test_no_patience_stops_at_the_first_that_is_not_better(run):
+    assert run(EarlyStopping("score", patience=0), [3, 2, 2, 1]) == 3
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(("alone", "said"), [(True, ["E"]), (False, ["rank 0: E", "rank 1: E"])])
+def test_which_ranks_say_so(boring, make_trainer, capfd, alone, said):
+    pytest.importorskip("torchrelay_ddp")
+    stopper = EarlyStopping(
+        "val_loss", stopping_threshold=1e9, verbose=True, log_rank_zero_only=alone
+    )
+    trainer = make_trainer(strategy="ddp_fork", devices=2, callbacks=stopper, logger=False)
+    trainer.fit(boring.regression(), boring.loader(16), boring.loader(8))
+    lines = [x for x in capfd.readouterr().err.splitlines() if "EarlyStopping ends" in x]
+    assert sorted(line[: line.index("E") + 1] for line in lines) == [
+        f"rank 0: {each}" if alone else each for each in said
+    ]
+
+
+@pytest.mark.parametrize("patience", [-1, 1.5, True])
+def test_a_patience_that_makes_no_sense(patience):
+    with pytest.raises(ConfigurationError, match=r"patience=.*: must be a whole number from 0"):
+        EarlyStopping("score", patience=patience)
+
+
+def test_a_mode_that_makes_no_sense():
+    with pytest.raises(ConfigurationError, match=r"mode='auto'.: must be 'min' or 'max'"):
+        EarlyStopping("score", mode="auto")

@@ -100,9 +100,18 @@ def test_names_of_groups_optimizers_and_schedulers(boring, make_trainer):
     ]
 
 
+def test_what_it_remembers(boring, make_trainer):
+    monitor = LearningRateMonitor(log_momentum=True, log_weight_decay=True)
+    for _ in range(2):  # a second fit begins anew
+        fit(boring, make_trainer, stepwise, monitor)
+        assert monitor.lrs == {"lr-SGD": [4.0, 1.0, 0.25, 0.0625]}
+        assert monitor.last_momentum_values == {"lr-SGD-momentum": 0.0}
+        assert monitor.last_weight_decay_values == {"lr-SGD-weight_decay": 0.0}
+
+
 def test_it_needs_a_logger(boring, make_trainer):
     with pytest.raises(ConfigurationError, match="no logger to give learning rates to; pass"):
-        make_trainer(callbacks=LearningRateMonitor()).fit(
+        make_trainer(callbacks=LearningRateMonitor(), logger=False).fit(
             boring.regression(), boring.loader(), boring.loader()
         )
 

@@ -1,19 +1,27 @@
 from __future__ import annotations
 
+import importlib.util
 import io
 import sys
+from functools import partial
 
 import pytest
+import torch
 from torch import nn
 
-from torchrelay.callbacks import ModelSummary
+from torchrelay.callbacks import Callback, ModelSummary, RichModelSummary
 from torchrelay.callbacks.model_summary import short
-from torchrelay.errors import ConfigurationError
+from torchrelay.errors import ConfigurationError, NotInstalledError
 
 
 class Terminal(io.StringIO):
     def isatty(self):
         return True
+
+
+@pytest.fixture
+def make_trainer(make_trainer):
+    return partial(make_trainer, enable_model_summary=True)
 
 
 def fit(boring, make_trainer, summary, strategy=None, **options):
@@ -34,7 +42,6 @@ TOTALS = [
 @pytest.mark.parametrize(
     ("depth", "rows"),
     [
-        (0, []),
         (1, ["   Name  Type        Params  Mode", "0  net   Sequential  49      train"]),
         (
             -1,
@@ -52,8 +59,51 @@ TOTALS = [
 def test_plain_lines(boring, make_trainer, capsys, depth, rows):
     fit(boring, make_trainer, ModelSummary(depth))
     lines = capsys.readouterr().err.splitlines()
-    rule = ["-" * max(map(len, rows))] if rows else []
-    assert lines == [*rows, *rule, *TOTALS]
+    assert lines == [*rows, "-" * max(map(len, rows)), *TOTALS]
+
+
+def test_a_depth_of_0_prints_nothing(boring, make_trainer, capsys):
+    fit(boring, make_trainer, ModelSummary(0))
+    assert capsys.readouterr().err == ""
+
+
+def test_only_fit_shows_it(boring, make_trainer, capsys):
+    trainer = make_trainer(callbacks=ModelSummary(), logger=False)
+    trainer.validate(boring.regression(), boring.loader(4))
+    assert capsys.readouterr().err == ""
+
+
+def test_always_a_table(boring, make_trainer, capsys):
+    pytest.importorskip("rich")
+    fit(boring, make_trainer, RichModelSummary(2, header_style="bold magenta"))
+    text = capsys.readouterr().err
+    for part in ("Name", "net.3", "Dropout", "parameters in all", "│"):
+        assert part in text
+
+
+def test_rich_that_is_missing(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(NotInstalledError, match=r'run: pip install "torchrelay\[rich\]"$'):
+        RichModelSummary()
+
+
+def test_what_is_not_here_is_said(boring, make_trainer, capsys):
+    class Sharded(Callback):
+        """Leaves rank 0 half of a weight and none of another, as strategies that shard do."""
+
+        def on_fit_start(self, trainer, pl_module):
+            pl_module.net[0].weight.data = pl_module.net[0].weight.data[:4].clone()
+            pl_module.net[3].weight.data = torch.empty(0)
+
+    trainer = make_trainer(callbacks=[Sharded(), ModelSummary()], logger=False)
+    with pytest.raises(RuntimeError, match=r"shape|size"):
+        trainer.fit(boring.regression(), boring.loader(4))
+    lines = capsys.readouterr().err.splitlines()
+    assert "      25  parameters in all" in lines
+    assert lines[-2:] == [
+        "       1  tensors that are empty: not made yet, or on other ranks",
+        "      49  parameters before they were shared out among the ranks",
+    ]
 
 
 def test_a_table_on_a_terminal(boring, make_trainer, monkeypatch):

@@ -41,6 +41,7 @@ def fit(boring, make_trainer, clock):
         ({"duration": timedelta(seconds=3)}, 3),
         ({"duration": {"seconds": 7}}, 7),
         ({"duration": "00:00:00:07"}, 7),
+        ({"duration": " 00:00:00:07\n"}, 7),
         ({"duration": "00:00:01:00"}, 15),
         ({"duration": timedelta(0)}, 0),
         ({"duration": timedelta(seconds=3), "interval": "epoch"}, 5),

@@ -133,6 +133,14 @@ def test_arguments_that_make_no_sense(options, match):
         EMAWeightAveraging(**options)
 
 
+def test_a_module_that_is_not_whole_here_is_refused(boring, make_trainer):
+    module = boring.regression()
+    module.rest = torch.nn.Parameter(torch.empty(0))  # the placeholder of what other ranks hold
+    match = "EMAWeightAveraging averages whole weights on each rank, and Single.* part of rest here"
+    with pytest.raises(ConfigurationError, match=match):
+        make_trainer(callbacks=EMAWeightAveraging()).fit(module, boring.loader())
+
+
 @pytest.mark.timeout(120)
 def test_two_processes_have_one_average(boring, make_trainer, tmp_path):
     pytest.importorskip("torchrelay_ddp")

@@ -19,16 +19,21 @@ class DeviceStatsMonitor(Callback):
     Figures are those before and after the batch, named `DeviceStatsMonitor.on_train_batch_start/rss` and the like.
 
     Args:
-        cpu_stats: also the host's figures where the device is another; None leaves them out there.
+        cpu_stats: True for the host's figures too where the device is another; False for none of the host's, also
+            where it is the device.
     """
 
     def __init__(self, cpu_stats: bool | None = None) -> None:
+        if cpu_stats not in (None, False, True):
+            raise ConfigurationError(
+                f"DeviceStatsMonitor(cpu_stats={cpu_stats!r}): must be True, False or None"
+            )
         self.cpu_stats = cpu_stats
         self._before = -1
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a run without a logger."""
-        if not trainer.loggers and not trainer.options.fast_dev_run:
+        """Refuse to fit without a logger."""
+        if stage == "fit" and not trainer.loggers and not trainer.options.fast_dev_run:
             raise ConfigurationError(
                 "DeviceStatsMonitor has no logger to give figures to; pass Trainer(logger=CSVLogger(...)), or leave "
                 "the callback out"
@@ -43,7 +48,7 @@ class DeviceStatsMonitor(Callback):
     ) -> None:
         """Record the figures before an update whose metrics loggers get."""
         update = trainer.global_step + 1
-        if update % trainer.options.log_every_n_steps == 0 and self._before != update:
+        if update % trainer.options.steps_to_log == 0 and self._before != update:
             self._before = update
             self._record(trainer, "on_train_batch_start", update)
 
@@ -59,6 +64,8 @@ class DeviceStatsMonitor(Callback):
         if not trainer.is_global_zero:
             return
         device = trainer.strategy.root_device
+        if device.type == "cpu" and self.cpu_stats is False:
+            return
         figures = trainer.strategy.accelerator.memory_stats(device)
         if self.cpu_stats and device.type != "cpu":
             host = CPUAccelerator().memory_stats(device)

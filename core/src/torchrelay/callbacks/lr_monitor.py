@@ -27,6 +27,11 @@ class LearningRateMonitor(Callback):
             often as the scheduler steps ("epoch" where there is none).
         log_momentum: also the momentum, or the first of `betas`, as `lr-Adam-momentum`.
         log_weight_decay: also the weight decay, as `lr-Adam-weight_decay`.
+
+    Attributes:
+        lrs: the learning rates recorded in the latest fit, by name, on every rank.
+        last_momentum_values: the momentum recorded last, by name.
+        last_weight_decay_values: the weight decay recorded last, by name.
     """
 
     def __init__(
@@ -42,6 +47,9 @@ class LearningRateMonitor(Callback):
         self.logging_interval = logging_interval
         self.log_momentum = log_momentum
         self.log_weight_decay = log_weight_decay
+        self.lrs: dict[str, list[float]] = {}
+        self.last_momentum_values: dict[str, float] = {}
+        self.last_weight_decay_values: dict[str, float] = {}
         self._named: list[tuple[str, str, torch.optim.Optimizer]] = []
         self._logged_at = -1
 
@@ -62,6 +70,7 @@ class LearningRateMonitor(Callback):
             )
         self._named = list(_names(trainer))
         self._logged_at = -1
+        self.lrs, self.last_momentum_values, self.last_weight_decay_values = {}, {}, {}
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record what is set for an epoch."""
@@ -72,18 +81,16 @@ class LearningRateMonitor(Callback):
     ) -> None:
         """Record what is set for the next update, if loggers are about to get that one's metrics."""
         update = trainer.global_step + 1
-        if update % trainer.options.log_every_n_steps == 0 and update != self._logged_at:
+        if update % trainer.options.steps_to_log == 0 and update != self._logged_at:
             self._logged_at = update
             self._record(trainer, "step", update)
 
     def _record(self, trainer: Trainer, moment: str, step: int) -> None:
-        if not trainer.is_global_zero:
-            return
         values: dict[str, float] = {}
         for name, interval, optimizer in self._named:
             if (self.logging_interval or interval) == moment:
                 values |= self._settings(name, optimizer)
-        if values:
+        if values and trainer.is_global_zero:
             for logger in trainer.loggers:
                 logger.log_metrics({**values, "epoch": trainer.current_epoch}, step=step)
 
@@ -93,12 +100,15 @@ class LearningRateMonitor(Callback):
         for number, group in enumerate(groups, 1):
             several = len(groups) > 1 or "name" in group
             suffix = f"/{group.get('name', f'pg{number}')}" if several else ""
-            values[f"{name}{suffix}"] = float(group["lr"])
+            rate = values[f"{name}{suffix}"] = float(group["lr"])
+            self.lrs.setdefault(f"{name}{suffix}", []).append(rate)
             if self.log_momentum:
                 momentum = group["betas"][0] if "betas" in group else group.get("momentum", 0.0)
-                values[f"{name}-momentum{suffix}"] = float(momentum)
+                key = f"{name}-momentum{suffix}"
+                values[key] = self.last_momentum_values[key] = float(momentum)
             if self.log_weight_decay:
-                values[f"{name}-weight_decay{suffix}"] = float(group.get("weight_decay", 0.0))
+                key, decay = f"{name}-weight_decay{suffix}", group.get("weight_decay", 0.0)
+                values[key] = self.last_weight_decay_values[key] = float(decay)
         return values
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torchrelay.callbacks import triggers
 from torchrelay.callbacks.callback import Checkpointer
 from torchrelay.callbacks.file_names import fill, first_free
+from torchrelay.callbacks.on_exception_checkpoint import may_save_alone
 from torchrelay.callbacks.top_k import TopK
 from torchrelay.checkpoint import files
 from torchrelay.errors import ConfigurationError
@@ -46,6 +47,8 @@ class ModelCheckpoint(Checkpointer):
         verbose: say on stderr what is kept.
         save_last: also keep the newest as `last.ckpt`; "link" makes that a link to the newest file that is kept.
         save_top_k: how many to keep; -1 for all, 0 for none.
+        save_on_exception: also save when an exception ends the training of a run of one process, beside those that
+            are kept.
         save_weights_only: leave out what only training on needs.
         mode: "min" or "max": which values are better.
         auto_insert_metric_name: write `name=` before each value in file names.
@@ -74,6 +77,7 @@ class ModelCheckpoint(Checkpointer):
         verbose: bool = False,
         save_last: bool | str | None = None,
         save_top_k: int = 1,
+        save_on_exception: bool = False,
         save_weights_only: bool = False,
         mode: str = "min",
         auto_insert_metric_name: bool = True,
@@ -91,6 +95,7 @@ class ModelCheckpoint(Checkpointer):
         self.mode = mode
         self.save_top_k = save_top_k
         self.save_last = save_last
+        self.save_on_exception = save_on_exception
         self.save_weights_only = save_weights_only
         self.auto_insert_metric_name = auto_insert_metric_name
         self.save_on_train_epoch_end = save_on_train_epoch_end
@@ -102,6 +107,8 @@ class ModelCheckpoint(Checkpointer):
         self.last_model_path = ""
         self.current_score: float | None = None
         self._validated = self._validated_since = False
+        self._training = False
+        self._saved_at = -1
 
     # --- its state --------------------------------------------------------------------------------------
 
@@ -143,12 +150,33 @@ class ModelCheckpoint(Checkpointer):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count what the next checkpoint waits for."""
+        self._training, self._saved_at = True, -1
         self.trigger.start(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note that the metrics of validation are new."""
         if not trainer.sanity_checking:
             self._validated = self._validated_since = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that nothing is left to be saved after an exception."""
+        self._training = False
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Save the run with `save_on_exception`, unless its last update is saved already."""
+        training, self._training = self._training, False
+        if not (self.save_on_exception and training) or self._saved_at == trainer.global_step:
+            return
+        if trainer.sanity_checking or not may_save_alone(trainer, exception, type(self).__name__):
+            return
+        values = _values(trainer, "step")
+        path = self._path(trainer, values, "")
+        trainer.save_checkpoint(path, self.save_weights_only)
+        print(f"checkpoint after {type(exception).__name__}: {path}", file=sys.stderr)
+        if self.save_last and self.save_last != "link":
+            self._apply(trainer, Decision(last=self._last_path(trainer, values)))
 
     def on_resumable_point(self, trainer: Trainer, pl_module: LightningModule, reason: str) -> None:
         """Write a checkpoint if one is due."""
@@ -232,6 +260,8 @@ class ModelCheckpoint(Checkpointer):
 
     def _apply(self, trainer: Trainer, decision: Decision) -> None:
         previous = self.last_model_path
+        if decision.save or decision.last:
+            self._saved_at = trainer.global_step
         self.current_score = decision.score
         if decision.last:
             self.last_model_path = decision.last
@@ -266,15 +296,33 @@ class ModelCheckpoint(Checkpointer):
             os.unlink(decision.last)  # a write would go through the link, into a file that is kept
         trainer.save_checkpoint(decision.last, self.save_weights_only)
 
+    # --- what there is ----------------------------------------------------------------------------------
+
     def find_last(self, trainer: Trainer) -> str:
-        """The newest `last.ckpt` in the folder, of this run or an earlier one; "" if there is none."""
-        folder = self._folder(trainer)
-        name = (
-            re.escape(self.CHECKPOINT_NAME_LAST) + r"(?:-v(\d+))?" + re.escape(self.FILE_EXTENSION)
-        )
-        found = [match for file in files.list_folder(folder) if (match := re.fullmatch(name, file))]
-        newest = max(found, key=lambda match: int(match[1] or 0), default=None)
-        return "" if newest is None else files.join(folder, newest[0])
+        """This run's last checkpoint, or the newest of earlier runs; "" if there is none. Makes no folder."""
+        if self.last_model_path and files.exists(self.last_model_path):
+            return self.last_model_path
+        name = re.sub(r"\\\{.*?\\\}", ".*", re.escape(self.CHECKPOINT_NAME_LAST))
+        file = re.compile(rf"{name}(?:-v\d+)?{re.escape(self.FILE_EXTENSION)}")
+        found = [
+            files.join(folder, each)
+            for folder in self.folders(trainer)
+            for each in files.list_folder(folder)
+            if file.fullmatch(each)
+        ]
+        return max(found, key=lambda path: (files.modified(path), path), default="")
+
+    def folders(self, trainer: Trainer) -> list[str]:
+        """Where this callback may have kept files: in its own folder, or in those of all runs of the logger."""
+        if self.dirpath is not None:
+            return [self.dirpath]
+        folders = [files.join(trainer.default_root_dir, "checkpoints")]
+        save_dir = getattr(trainer.logger, "save_dir", None)
+        if save_dir is not None:
+            name = getattr(trainer.logger, "name", None)
+            root = files.join(save_dir, *([str(name)] if name else []))
+            folders += [files.join(root, run, "checkpoints") for run in files.list_folder(root)]
+        return folders
 
 
 def _values(trainer: Trainer, reason: str) -> dict[str, Any]:

@@ -28,7 +28,8 @@ class BasePredictionWriter(Callback):
             )
         self.by_batch = write_interval != "epoch"
         self.by_epoch = write_interval != "batch"
-        self._predictions: list[Any] = []
+        self._predictions: list[list[Any]] = []
+        self._indices: list[list[list[int] | None]] = []
         for wanted, name in (
             (self.by_batch, "write_on_batch_end"),
             (self.by_epoch, "write_on_epoch_end"),
@@ -67,18 +68,22 @@ class BasePredictionWriter(Callback):
         predictions: Sequence[Any],
         batch_indices: Sequence[Any] | None,
     ) -> None:
-        """Store all predictions of this rank, an entry a batch.
+        """Store all predictions of this rank.
 
         Args:
             trainer: gives the rank.
             pl_module: the module.
-            predictions: what `predict_step` returned, in order.
-            batch_indices: places of each batch's samples in the data set; None where they are not known.
+            predictions: what `predict_step` returned, an entry a batch; with several data loaders, a list of those
+                for each.
+            batch_indices: for each data loader, also if it is the only one, a list with the places of each batch's
+                samples in the data set; None where they are not known.
         """
 
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin anew."""
-        self._predictions = []
+        loaders = len(trainer.num_predict_batches)
+        self._predictions = [[] for _ in range(loaders)]
+        self._indices = [[] for _ in range(loaders)]
 
     def on_predict_batch_end(
         self,
@@ -90,15 +95,25 @@ class BasePredictionWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Hand on a batch's predictions, and keep them for the end."""
+        indices = trainer.current_batch_indices
         if self.by_batch:
             self.write_on_batch_end(
-                trainer, pl_module, outputs, None, batch, batch_idx, dataloader_idx
+                trainer, pl_module, outputs, indices, batch, batch_idx, dataloader_idx
             )
         if self.by_epoch:
-            self._predictions.append(outputs)
+            self._predictions[dataloader_idx].append(outputs)
+            self._indices[dataloader_idx].append(indices)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Hand on all predictions."""
-        if self.by_epoch:
-            self.write_on_epoch_end(trainer, pl_module, self._predictions, None)
-            self._predictions = []
+        if not self.by_epoch:
+            return
+        predictions, indices = self._predictions, self._indices
+        self._predictions, self._indices = [], []
+        known = all(places is not None for loader in indices for places in loader)
+        self.write_on_epoch_end(
+            trainer,
+            pl_module,
+            predictions[0] if len(predictions) == 1 else predictions,
+            indices if known else None,
+        )

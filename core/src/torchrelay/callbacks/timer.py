@@ -154,7 +154,7 @@ def _seconds(duration: Any) -> float:
             made = timedelta(**duration)
         except TypeError as error:
             raise ConfigurationError(f"Timer(duration={duration!r}): {error}") from error
-    if isinstance(duration, str) and (match := _DURATION.fullmatch(duration)):
+    if isinstance(duration, str) and (match := _DURATION.fullmatch(duration.strip())):
         days, hours, minutes, seconds = map(int, match.groups())
         made = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
     if made is None or made < timedelta():

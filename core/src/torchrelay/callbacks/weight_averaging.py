@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from torchrelay.callbacks.callback import Callback
 from torchrelay.errors import ConfigurationError
+from torchrelay.plugin.specs import Capability
 
 if TYPE_CHECKING:
     from torchrelay.module import LightningModule
@@ -63,7 +65,12 @@ class WeightAveraging(Callback):
     # --- averaging --------------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin from the module's weights, or from those of the checkpoint."""
+        """Begin from the module's weights, or from those of the checkpoint.
+
+        Raises:
+            ConfigurationError: this rank does not hold all weights.
+        """
+        require_whole_weights(type(self).__name__, trainer, pl_module)
         if self._resumed is not None:
             trainer.strategy.load_model_state(self._resumed["current_model_state"])
         self._average = self._begin(pl_module)
@@ -186,6 +193,34 @@ class EMAWeightAveraging(WeightAveraging):
         if epoch_idx is None or self.update_starting_at_epoch is None:
             return False
         return epoch_idx >= self.update_starting_at_epoch
+
+
+def require_whole_weights(name: str, trainer: Trainer, module: nn.Module) -> None:
+    """Refuse a module of which this rank holds a part: declared so, sharded tensors, or placeholders without elements.
+
+    Args:
+        name: who needs the weights.
+        trainer: whose strategy has placed the module.
+        module: the module.
+
+    Raises:
+        UserError: it is.
+    """
+    trainer.strategy.require(Capability.WHOLE_WEIGHTS, name)
+    parts = [key for key, weight in module.named_parameters() if not _is_whole(weight)]
+    if parts:
+        raise ConfigurationError(
+            f"{name} averages whole weights on each rank, and {type(trainer.strategy).__name__} holds no more than a "
+            f"part of {parts[0]} here ({len(parts)} such parameters); leave the callback out, or take a strategy that "
+            "does not shard parameters, such as 'ddp'"
+        )
+
+
+def _is_whole(weight: nn.Parameter) -> bool:
+    if isinstance(weight, UninitializedParameter):
+        return False
+    # a DTensor is told by its mesh; its class need not be imported to ask
+    return bool(weight.numel()) and getattr(weight, "device_mesh", None) is None
 
 
 def _tensors(module: nn.Module) -> chain[torch.Tensor]:

@@ -1,0 +1,85 @@
+"""RichProgressBar: the progress bar that rich draws, in colours of the user's choice."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torchrelay.callbacks.progress_bar import ProgressBar
+from torchrelay.callbacks.progress_displays import Display, PlainDisplay
+from torchrelay.errors import ConfigurationError, NotInstalledError
+
+
+@dataclass(frozen=True)
+class RichProgressBarTheme:
+    """Styles of rich's, by part.
+
+    Attributes:
+        description: what moves.
+        progress_bar: the part of the bar that is done.
+        progress_bar_finished: the bar that is complete.
+        progress_bar_pulse: the bar of data without a length.
+        batch_progress: the number of batches.
+        time: time taken and left.
+        processing_speed: steps or batches a second.
+        metrics: the figures.
+        metrics_text_delimiter: what stands between two figures.
+        metrics_format: how a figure is written, as in `format(value, ".4g")`.
+    """
+
+    description: str = ""
+    progress_bar: str = "bar.complete"
+    progress_bar_finished: str = "bar.finished"
+    progress_bar_pulse: str = "bar.pulse"
+    batch_progress: str = ""
+    time: str = "dim"
+    processing_speed: str = "dim"
+    metrics: str = ""
+    metrics_text_delimiter: str = "  "
+    metrics_format: str = ".4g"
+
+
+class RichProgressBar(ProgressBar):
+    """`ProgressBar` that needs rich; plain lines where the console is no terminal.
+
+    Args:
+        refresh_rate: redraws per second at most; 0 shows nothing at all.
+        leave: keep the bar of each epoch rather than that of the last alone.
+        theme: the styles.
+        console_kwargs: arguments of `rich.console.Console`, which is on stderr unless they say otherwise.
+
+    Raises:
+        NotInstalledError: there is no rich.
+    """
+
+    def __init__(
+        self,
+        refresh_rate: float = 8.0,
+        leave: bool = False,
+        theme: RichProgressBarTheme | None = None,
+        console_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        if importlib.util.find_spec("rich") is None:
+            raise NotInstalledError(
+                'RichProgressBar needs rich, which is not installed; run: pip install "torchrelay[rich]"'
+            )
+        if not isinstance(theme, (RichProgressBarTheme, type(None))):
+            raise ConfigurationError(
+                f"RichProgressBar(theme={theme!r}): must be a RichProgressBarTheme"
+            )
+        super().__init__(refresh_rate, leave)
+        self.theme = theme or RichProgressBarTheme()
+        self.console_kwargs = dict(console_kwargs or {})
+
+    def make_display(self) -> Display:
+        """Bars on rich's console."""
+        from rich.console import Console
+
+        from torchrelay.callbacks.rich_display import RichDisplay
+
+        console = Console(**{"stderr": True, **self.console_kwargs})
+        if not console.is_terminal and not console.is_jupyter:
+            return PlainDisplay()
+        return RichDisplay(console, self.theme, leave=self.leave)
