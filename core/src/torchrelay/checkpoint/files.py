@@ -53,6 +53,11 @@ def list_folder(path: AnyPath) -> list[str]:
     return sorted(os.listdir(_local(path))) if _local(path).is_dir() else []
 
 
+def modified(path: AnyPath) -> float:
+    """When a file was written, in seconds since the epoch; 0.0 where its file system does not say."""
+    return remote.modified(os.fspath(path)) if is_remote(path) else _local(path).stat().st_mtime
+
+
 def make_folder(path: AnyPath) -> None:
     """Make a folder and those above it, as far as they are missing.
 

@@ -60,6 +60,15 @@ def list_folder(url: str) -> list[str]:
     )
 
 
+def modified(url: str) -> float:
+    """When an object was written, in seconds since the epoch; 0.0 where its file system does not say."""
+    system, target = _locate(url)
+    try:
+        return float(system.modified(target).timestamp())
+    except NotImplementedError:
+        return 0.0
+
+
 def make_folder(url: str) -> None:
     """Make a folder and those above it, as far as they are missing."""
     system, target = _locate(url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -17,12 +18,24 @@ class ClusterEnvironment(ABC):
 
     Args:
         environ: the environment variables to read; `os.environ` when None.
+        auto_requeue: in a batch job of SLURM, queue the job again once a run that was interrupted is saved.
+        requeue_signal: the signal that `sbatch --signal` sends before a job's time is up; SIGUSR1 when None.
     """
 
     name: ClassVar[str]
 
-    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        environ: Mapping[str, str] | None = None,
+        *,
+        auto_requeue: bool = True,
+        requeue_signal: int | None = None,
+    ) -> None:
         self.environ = os.environ if environ is None else environ
+        self.auto_requeue = auto_requeue
+        # Windows has no SIGUSR1, and no SLURM either.
+        default = getattr(signal, "SIGUSR1", signal.SIGTERM)
+        self.requeue_signal = int(default if requeue_signal is None else requeue_signal)
 
     def __getstate__(self) -> dict[str, Any]:
         # os.environ is the process's own and cannot be pickled: a copy elsewhere reads the variables there.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from torchrelay.environments.environment import ClusterEnvironment
 from torchrelay.environments.program import Program
@@ -23,8 +24,8 @@ class LocalEnvironment(ClusterEnvironment):
 
     name = "local"
 
-    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
-        super().__init__(environ)
+    def __init__(self, environ: Mapping[str, str] | None = None, **options: Any) -> None:
+        super().__init__(environ, **options)
         self._inherited = Seat.of(self.environ)
         self._taken: Seat | None = None
 

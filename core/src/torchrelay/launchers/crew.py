@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from torchrelay.launchers.failure import LAG, Failure, exit_failure, read_reports
+from torchrelay.launchers.failure import INTERRUPTION, LAG, Failure, exit_failure, read_reports
+from torchrelay.launchers.interruption import Interrupted, announce_stop
 
 T = TypeVar("T")
 
@@ -23,6 +24,9 @@ class Process(Protocol):
 
     def wait(self) -> int:
         """Wait for its end; minus the signal's number if a signal ended it."""
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal."""
 
     def terminate(self) -> None:
         """Ask it to end."""
@@ -39,11 +43,13 @@ class Exit:
         status: exit status; minus the signal's number if a signal ended it.
         time: when it was noticed, on `time.monotonic()`'s clock.
         ours: whether this process ended it.
+        asked: whether it was asked to end, and has saved and left as it should.
     """
 
     status: int
     time: float
     ours: bool
+    asked: bool = False
 
 
 class Crew:
@@ -73,7 +79,9 @@ class Crew:
         status = process.wait()
         with self._changed:
             ours = self._stopped and status in (-signal.SIGTERM, -signal.SIGKILL)
-            self.exits[rank] = Exit(status, time.monotonic(), ours)
+            report = self._interruptions().get(rank) if status > 0 else None
+            asked = report is not None and report.status == status
+            self.exits[rank] = Exit(status, time.monotonic(), ours, asked)
             self._changed.notify_all()
 
     @property
@@ -84,7 +92,24 @@ class Crew:
     @property
     def failed(self) -> bool:
         """Whether a process has ended badly by itself."""
-        return any(end.status and not end.ours for end in list(self.exits.values()))
+        ends = list(self.exits.values())
+        return any(end.status and not end.ours and not end.asked for end in ends)
+
+    @property
+    def interruption(self) -> Interrupted | None:
+        """What the processes ended by that were asked to end; None if none was."""
+        for report in self._interruptions().values():
+            return Interrupted(int(report.text), report.status)
+        return None
+
+    def _interruptions(self) -> dict[int, Failure]:
+        reports = read_reports(self._report_dir)
+        return {rank: each for rank, each in reports.items() if each.kind == INTERRUPTION}
+
+    def send(self, number: int) -> None:
+        """Send a signal to every process that has not ended."""
+        for rank in self._processes.keys() - self.exits.keys():
+            self._processes[rank].send_signal(number)
 
     def notify(self) -> None:
         """Let those who `wait_until` look again."""
@@ -109,15 +134,16 @@ class Crew:
         self.wait_until(lambda: self.failed or self.all_gone, LAG)
         self.stop()
 
-    def part(self) -> None:
+    def part(self, patience: float = LAG) -> None:
         """After an interruption, which reaches all: let the processes end by themselves, then end them."""
-        self.wait_until(lambda: self.all_gone, LAG)
+        self.wait_until(lambda: self.all_gone, patience)
         self.stop()
 
     def stop(self) -> None:
         """End all processes and wait until they have."""
         with self._stopping:
             self._stopped = True
+            announce_stop(self._report_dir)
             for end in ("terminate", "kill"):
                 for rank in self._processes.keys() - self.exits.keys():
                     getattr(self._processes[rank], end)()
@@ -132,9 +158,10 @@ class Crew:
                 have handled such an exception long ago.
         """
         reports = read_reports(self._report_dir)
+        reports = {rank: each for rank, each in reports.items() if each.kind != INTERRUPTION}
         failures = {rank: report for rank, report in reports.items() if report.time >= since}
         for rank, end in list(self.exits.items()):
-            if rank in failures or end.ours or not end.status:
+            if rank in failures or end.ours or end.asked or not end.status:
                 continue
             died_of_it = rank in reports and end.status > 0
             failures[rank] = (

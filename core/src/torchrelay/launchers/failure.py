@@ -18,10 +18,13 @@ from pathlib import Path
 
 from torchrelay.environments.seat import Seat
 from torchrelay.errors import LaunchError, TorchrelayError, UserError, WorkerError, one_line
+from torchrelay.launchers.interruption import Interrupted
 
 LAG = 1.0
 """Seconds by which a failure may be noticed late: a process that dies closes its connections, over which others
 fail, before the system tells its parent."""
+
+INTERRUPTION = "Interruption"
 
 _MARK = "_torchrelay_first_seen"
 
@@ -52,7 +55,8 @@ class Failure:
         rank: global rank.
         time: when, on `time.monotonic()`'s clock.
         text: its traceback; one line for a `UserError`, or when it died without a traceback.
-        kind: "LaunchError", "UserError", "Exception", or "Exit" when it died without a traceback.
+        kind: "LaunchError", "UserError", "Exception", "Exit" when it died without a traceback, or "Interruption"
+            when it was asked to end and did: no failure.
         status: exit status for a process that ends over this failure.
     """
 
@@ -80,11 +84,14 @@ def write_report(seat: Seat, error: BaseException) -> bool:
     """Leave a process's failure for the launching process to show.
 
     Returns:
-        False if there is nobody to leave it for, or nothing to say of an interruption.
+        False if there is nobody to leave it for, or nothing to say of an interruption from the keyboard.
     """
-    if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+    silent = isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit))
+    if silent and not isinstance(error, Interrupted):
         return False
     failure = Failure(seat.rank, getattr(error, _MARK, time.monotonic()), *_describe(error))
+    if isinstance(error, Interrupted):
+        failure = Failure(failure.rank, failure.time, str(error.number), INTERRUPTION, error.status)
     path = Path(seat.report_dir) / f"rank-{seat.rank}.json"
     part = path.with_suffix(f".{os.getpid()}")
     try:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import spawn
 from pathlib import Path
@@ -19,11 +21,13 @@ from typing import Any, Literal
 import torch
 
 from torchrelay.environments.local import LocalEnvironment
+from torchrelay.environments.preemption import signals
 from torchrelay.environments.program import Program
 from torchrelay.environments.seat import Seat
 from torchrelay.errors import ConfigurationError, LaunchError, show_user_errors_as_one_line
 from torchrelay.launchers.crew import Crew, Process, start_in_thread
 from torchrelay.launchers.failure import earliest
+from torchrelay.launchers.interruption import Interrupted, handing_on
 from torchrelay.launchers.launcher import Launcher
 from torchrelay.launchers.pickling import load, save
 from torchrelay.launchers.rendezvous import host_store
@@ -79,6 +83,7 @@ class MultiProcessingLauncher(Launcher):
         Raises:
             LaunchError: the processes cannot be started from here, or what they need cannot be sent.
             WorkerError: a process failed.
+            Interrupted: a signal asked the run to end, and it has.
         """
         refuse_nested_launch()
         if self.environment.creates_processes:
@@ -103,7 +108,7 @@ class MultiProcessingLauncher(Launcher):
             )
             seats = [replace(seat, rank=r, local_rank=r) for r in range(self.num_processes)]
             job = Job(self.environment, function, args, Settings.capture())
-            _attend(start(job, seats), folder)
+            _attend(start(job, seats), folder, signals(self.environment))
             return load(folder / RESULT, device="cpu")
 
     def _spawn(self, job: Job, seats: list[Seat]) -> Callable[[], Mapping[int, Process]]:
@@ -146,32 +151,60 @@ class _Forked:
         self.terminate = self._process.terminate
         self.kill = self._process.kill
 
+    def send_signal(self, number: int) -> None:
+        pid = self._process.pid
+        if pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
     def wait(self) -> int:
         self._process.join()
         return self._process.exitcode or 0
 
 
-def _attend(start: Callable[[], Mapping[int, Process]], folder: Path) -> None:
-    """Start processes and wait until all have ended well.
+def _attend(
+    start: Callable[[], Mapping[int, Process]], folder: Path, numbers: Sequence[int]
+) -> None:
+    """Start processes and wait until all have ended well; signals that ask for an end are handed on to them.
 
     Raises:
         TorchrelayError: one has failed; it is the one that failed first, and the others are gone.
+        Interrupted: they have ended because a signal asked them to.
     """
     over = threading.Event()
     try:
         crew = Crew(start_in_thread(start, until=over), folder)
-        try:
-            crew.wait_until(lambda: crew.failed or crew.all_gone)
-        except BaseException:
-            crew.part()
-            raise
-        if crew.failed:
-            crew.settle()
-            first = earliest(crew.failures(since=0.0))
-            if first is not None:
-                raise first.to_error()
+        with handing_on(numbers, crew.send, crew.stop) as request:
+            try:
+                crew.wait_until(lambda: crew.failed or crew.all_gone)
+            except BaseException:
+                crew.part()
+                raise
+            _judge(crew, request.number)
     finally:
         over.set()
+
+
+def _judge(crew: Crew, asked: int) -> None:
+    """Raise what the processes have ended by, if it is not their work's end.
+
+    Args:
+        crew: the processes; all have ended, or one has failed.
+        asked: the signal that was handed on to them; 0 if none was.
+    """
+    if crew.failed:
+        crew.settle()
+        first = earliest(crew.failures(since=0.0))
+        if first is not None and not (asked and first.kind == "Exit"):
+            raise first.to_error()
+    interruption = crew.interruption
+    if interruption is not None:
+        raise interruption
+    if asked and any(end.status for end in crew.exits.values()):
+        sys.stderr.write(
+            f"torchrelay: {signal.Signals(asked).name} ended the run's processes before the run could be saved\n"
+        )
+        raise Interrupted(asked)
 
 
 def _check_fork() -> None:

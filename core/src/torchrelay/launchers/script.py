@@ -23,6 +23,7 @@ from torchrelay.environments.seat import Seat
 from torchrelay.errors import LaunchError, TorchrelayError, show_user_errors_as_one_line
 from torchrelay.launchers.crew import Crew, start_in_thread
 from torchrelay.launchers.failure import LAG, earliest, mark
+from torchrelay.launchers.interruption import Interrupted
 from torchrelay.launchers.launcher import Launcher
 from torchrelay.launchers.rendezvous import host_store
 from torchrelay.launchers.supervision import refuse_nested_launch
@@ -202,7 +203,7 @@ class ScriptRun:
         """End the run after a failure here. The error to raise instead, if another rank failed first."""
         self._over = "a rank has failed"
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
-            self._crew.part()
+            self._crew.part(FAREWELL if isinstance(error, Interrupted) else LAG)
             return None
         self._crew.settle()
         first = earliest(self._crew.failures(since))
