@@ -99,9 +99,16 @@ def boring() -> ModuleType:
 def make_trainer(tmp_path: Path) -> Callable[..., Any]:
     """Makes Trainers on the CPU that are silent and keep nothing unless told otherwise."""
     from torchrelay import Trainer
+    from torchrelay.callbacks import Checkpointer, ProgressBar
 
     def make(**options: Any) -> Any:
-        quiet = {"enable_progress_bar": False, "enable_checkpointing": False}
+        quiet = {"enable_model_summary": False, "logger": False}
+        given = options.get("callbacks")
+        each = given if isinstance(given, (list, tuple)) else [given]
+        kinds = {"enable_checkpointing": Checkpointer, "enable_progress_bar": ProgressBar}
+        for name, kind in kinds.items():
+            if not any(isinstance(callback, kind) for callback in each):
+                quiet[name] = False
         return Trainer(
             **{
                 "accelerator": "cpu",

@@ -14,8 +14,10 @@ PUBLIC = {
     "torchrelay": "Callback LightningDataModule LightningModule Strategy Trainer seed_everything",
     "torchrelay.accelerators": "Accelerator CPUAccelerator CUDAAccelerator MPSAccelerator",
     "torchrelay.callbacks": (
-        "BasePredictionWriter Callback Checkpointer DeviceStatsMonitor EMAWeightAveraging EarlyStopping LambdaCallback "
-        "LearningRateMonitor ModelCheckpoint ModelSummary ProgressBar Timer WeightAveraging"
+        "BasePredictionWriter Callback Checkpointer DeviceStatsMonitor EMAWeightAveraging EarlyStopping "
+        "EarlyStoppingReason GradientAccumulationScheduler LambdaCallback LearningRateMonitor ModelCheckpoint "
+        "ModelSummary OnExceptionCheckpoint ProgressBar RichModelSummary RichProgressBar RichProgressBarTheme "
+        "StochasticWeightAveraging TQDMProgressBar ThroughputMonitor Timer WeightAveraging"
     ),
     "torchrelay.checkpoint": (
         "AsyncCheckpointIO Checkpoint CheckpointIO TorchCheckpointIO atomic_write check_manifest from_names "
@@ -27,17 +29,21 @@ PUBLIC = {
         "TorchrunEnvironment"
     ),
     "torchrelay.errors": (
-        "AmbiguousNameError BrokenPluginError CheckpointError ConfigurationError LaunchError NotInstalledError "
-        "PluginError SpecError TorchrelayError UnavailableError UnknownNameError UnsupportedError UserError WorkerError"
+        "AmbiguousNameError BrokenPluginError CheckpointError ConfigurationError LaunchError NonFiniteLossError "
+        "NotInstalledError PluginError SpecError TorchrelayError UnavailableError UnknownNameError UnsupportedError "
+        "UserError WorkerError"
     ),
     "torchrelay.launchers": "Launcher MultiProcessingLauncher ScriptLauncher guard_worker mark",
-    "torchrelay.loggers": "CSVLogger Logger TensorBoardLogger tell",
+    "torchrelay.loggers": "CSVLogger Logger TensorBoardLogger default_logger share tell",
     "torchrelay.plugin": (
         "AcceleratorSpec CONTRACT_VERSION Capabilities Capability CheckpointIOSpec Declaration DiagnosticSpec "
         "EnvironmentSpec Hardware OLDEST_CONTRACT_VERSION PrecisionSpec Requirement StrategySpec Support hookimpl "
         "partial unsupported"
     ),
     "torchrelay.precision": "MixedPrecision Precision TruePrecision canonical",
+    "torchrelay.profilers": (
+        "AdvancedProfiler PassThroughProfiler Profiler PyTorchProfiler SimpleProfiler make"
+    ),
     "torchrelay.strategies": (
         "Build Clip Needs ParallelStrategy Parts Plan SingleDeviceStrategy StepDispatcher Strategy"
     ),

@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from torchrelay.callbacks.callback import Callback as Callback
+    from torchrelay.combined_loader import CombinedLoader as CombinedLoader
     from torchrelay.datamodule import LightningDataModule as LightningDataModule
     from torchrelay.module import LightningModule as LightningModule
     from torchrelay.seed import seed_everything as seed_everything
@@ -23,6 +24,7 @@ else:
         __name__,
         {
             "Callback": ".callbacks.callback",
+            "CombinedLoader": ".combined_loader",
             "LightningDataModule": ".datamodule",
             "LightningModule": ".module",
             "Strategy": ".strategies.strategy",

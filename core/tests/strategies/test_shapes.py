@@ -571,7 +571,7 @@ def _clips_first(loop: Any) -> None:
 
 
 def _ignores_what_is_negotiated(loop: Any) -> None:
-    loop.plan = loop.session.options.plan
+    loop.session.plan = loop.session.options.plan
 
 
 def _enters_no_stage(loop: Any) -> None:

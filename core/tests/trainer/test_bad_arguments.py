@@ -155,9 +155,9 @@ ARGUMENTS = {
         "callbacks has <class .* no torchrelay",
     ),
     "logger": (
-        {"logger": True},
+        {"logger": "csv"},
         ConfigurationError,
-        r"logger=True has no log_metrics.*CSVLogger\(save_dir\)",
+        r"logger='csv' has no log_metrics.*CSVLogger\(save_dir\)",
     ),
     "limit": (
         {"limit_train_batches": 1.5},

@@ -13,7 +13,8 @@ from torch.utils.data import (
 )
 
 from torchrelay.errors import ConfigurationError
-from torchrelay.trainer.data import Portion, shard
+from torchrelay.trainer.data import Portion
+from torchrelay.trainer.sharding import can_be_shared, shard
 
 
 class Stream:
@@ -190,15 +191,14 @@ def test_what_is_left_as_it_is():
             return iter(range(4))
 
     own = DataLoader(range(4), sampler=DistributedSampler(range(4), num_replicas=2, rank=0))
-    arguments = {"num_replicas": 2, "rank": 0}
     for loader in (own, DataLoader(Numbers()), [1, 2, 3]):
-        assert shard(loader, arguments, training=True, pad=True, seed=0) is loader
-    loader = DataLoader(range(4))
-    assert shard(loader, None, training=True, pad=True, seed=0) is loader
+        assert not can_be_shared(loader)
+    assert can_be_shared(DataLoader(range(4)))
 
 
 def test_more_ranks_than_samples():
-    assert [len(batches) for batches in drawn(DataLoader(range(2)), world_size=5)] == [1] * 5
+    with pytest.raises(ConfigurationError, match=r"2 samples for 5 processes.*take devices=2"):
+        drawn(DataLoader(range(2)), world_size=5)
     assert [
         len(b) for b in drawn(DataLoader(range(2)), world_size=5, pad=False, training=False)
     ] == [1, 1, 0, 0, 0]

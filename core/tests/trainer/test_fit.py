@@ -5,7 +5,7 @@ import torch
 
 from torchrelay import Callback, LightningModule
 from torchrelay.errors import ConfigurationError
-from torchrelay.trainer.fit import loss_of
+from torchrelay.trainer.outputs import loss_of
 
 
 class Counter(Callback):

@@ -7,7 +7,7 @@ import torch
 
 from torchrelay import Callback, Trainer
 from torchrelay.accelerators import CPUAccelerator
-from torchrelay.callbacks import ModelCheckpoint, ProgressBar
+from torchrelay.callbacks import ModelCheckpoint, ModelSummary, ProgressBar
 from torchrelay.checkpoint import TorchCheckpointIO
 from torchrelay.environments import LocalEnvironment
 from torchrelay.errors import ConfigurationError, UnsupportedError
@@ -39,11 +39,14 @@ class OwnCheckpointIO(TorchCheckpointIO):
 
 def test_what_is_added_by_default(tmp_path):
     trainer = Trainer(accelerator="cpu", default_root_dir=tmp_path)
-    assert [type(callback) for callback in trainer.callbacks] == [ProgressBar, ModelCheckpoint]
+    assert [type(c) for c in trainer.callbacks] == [ProgressBar, ModelSummary, ModelCheckpoint]
     mine = ModelCheckpoint()
-    assert Trainer(accelerator="cpu", callbacks=mine, enable_progress_bar=False).callbacks == [mine]
-    assert Trainer(accelerator="cpu", fast_dev_run=True, enable_progress_bar=False).callbacks == []
-    assert (trainer.loggers, trainer.logger, trainer.max_epochs) == ([], None, None)
+    assert Trainer(accelerator="cpu", callbacks=mine, barebones=False).callbacks[-1] is mine
+    tried = Trainer(accelerator="cpu", fast_dev_run=True, enable_progress_bar=False)
+    assert ([type(c) for c in tried.callbacks], tried.loggers) == ([ModelSummary], [])
+    assert Trainer(accelerator="cpu", barebones=True).callbacks == []
+    assert [type(logger).__name__ for logger in trainer.loggers] == ["TensorBoardLogger"]
+    assert trainer.max_epochs is None
     assert trainer.explain().count("\n") == 5
 
 
@@ -53,9 +56,7 @@ def test_ranks_of_a_run_of_one(make_trainer):
     assert trainer.is_global_zero
     assert (trainer.current_epoch, trainer.global_step, trainer.sanity_checking) == (0, 0, False)
     assert (trainer.callback_metrics, trainer.progress_bar_metrics) == ({}, {})
-    with pytest.raises(
-        ConfigurationError, match="nothing is running, so there is nothing to log to"
-    ):
+    with pytest.raises(ConfigurationError, match="log: nothing is running"):
         trainer.metrics  # noqa: B018
 
 

@@ -38,7 +38,7 @@ REPLICAS = "torch.nn.DataParallel replicates a module between GPUs only"
 
 
 def trainer(**arguments) -> Trainer:
-    quiet = {"enable_progress_bar": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    quiet = {"enable_progress_bar": False, "logger": False, "accelerator": "cpu"}
     return Trainer(**{**quiet, **arguments})
 
 

@@ -44,6 +44,7 @@ class Capability(enum.Enum):
     EVALUATION = "validate and test"
     UNEVEN_EVALUATION = "evaluating different numbers of batches on different ranks"
     PREDICTION = "predict"
+    WHOLE_WEIGHTS = "whole weights on each rank, as weight averaging needs"
 
 
 class Support(enum.Enum):

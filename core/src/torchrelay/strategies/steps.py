@@ -27,10 +27,13 @@ class Shape:
     positional: int = 2
     keywords: tuple[str, ...] = ()
 
-    def call(self, step: Step, batch: Any, batch_idx: int) -> Any:
-        """Call a step of this shape."""
-        named = {"batch_idx": batch_idx, "dataloader_idx": 0}
-        given = {name: named[name] for name in self.keywords}
+    def call(
+        self, step: Step, batch: Any, batch_idx: int, dataloader_idx: int | None = None
+    ) -> Any:
+        """Call a step of this shape; the number of a data loader is given where there are several."""
+        named = {"batch_idx": batch_idx, "dataloader_idx": dataloader_idx or 0}
+        several = () if dataloader_idx is None else ("dataloader_idx",)
+        given = {name: named[name] for name in dict.fromkeys((*self.keywords, *several))}
         return step(*(batch, batch_idx)[: self.positional], **given)
 
 
@@ -87,6 +90,17 @@ def shape_of(module: Any, name: str) -> Shape:
             "takes batch, batch_idx and dataloader_idx"
         )
     return Shape(2 if indexed else 1, tuple(keywords))
+
+
+def takes_dataloader_idx(module: Any, name: str) -> bool:
+    """Whether a step can be told from which of several data loaders a batch comes."""
+    try:
+        parameters = inspect.signature(getattr(module, name)).parameters
+    except (TypeError, ValueError):
+        return True
+    named = parameters.get("dataloader_idx")
+    by_name = named is not None and named.kind is not named.POSITIONAL_ONLY
+    return by_name or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _is_index(parameter: inspect.Parameter) -> bool:

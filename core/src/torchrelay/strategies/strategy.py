@@ -242,9 +242,16 @@ class Strategy(Stateful):
         """Run the module's `training_step` through the model."""
         return self.step_function("training_step")(batch, batch_idx)
 
-    def evaluation_step(self, name: str, batch: Any, batch_idx: int) -> Any:
-        """Run the module's `validation_step`, `test_step` or `predict_step`, on the unwrapped module."""
-        return self.step_function(name)(batch, batch_idx)
+    def evaluation_step(
+        self, name: str, batch: Any, batch_idx: int, dataloader_idx: int | None = None
+    ) -> Any:
+        """Run the module's `validation_step`, `test_step` or `predict_step`, on the unwrapped module.
+
+        `dataloader_idx` is given where there are several data loaders.
+        """
+        if dataloader_idx is None:
+            return self.step_function(name)(batch, batch_idx)
+        return self.step_function(name)(batch, batch_idx, dataloader_idx=dataloader_idx)
 
     def step_function(self, name: str) -> Callable[..., Any]:
         """The function behind a step, in the precision's arithmetic; made once, so that a step costs one call."""

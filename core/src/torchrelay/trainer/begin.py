@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torchrelay.data_hooks import DataHooks
 from torchrelay.errors import ConfigurationError
 from torchrelay.loggers.logger import tell
+from torchrelay.loggers.ranks import share, tell_rank
 from torchrelay.module import LightningModule, is_overridden
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 def begin(session: Session) -> None:
     """Prepare data, set up data module, callbacks and module, make the model, and tell loggers of it. Collective."""
+    share_loggers(session)
     prepare_data(session)
     job, trainer = session.job, session.trainer
     if job.datamodule is not None:
@@ -26,6 +28,15 @@ def begin(session: Session) -> None:
     configure_model(session)
     if job.stage == "fit":
         log_hyperparameters(session)
+
+
+def share_loggers(session: Session) -> None:
+    """Let every rank know the run's folder, and only the first record. Collective where there are loggers."""
+    strategy, loggers = session.strategy, session.trainer.loggers
+    if strategy.world_size > 1 and loggers:
+        share(loggers, strategy.global_rank, strategy.collectives.broadcast)
+    else:
+        tell_rank(strategy.global_rank)
 
 
 def prepare_data(session: Session) -> None:

@@ -1,136 +1,21 @@
-"""Which data each rank reads: samplers, limits, and the batches of a loader."""
+"""The batches of a loader: so many, so often, from where a run went on."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-import torch
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    DistributedSampler,
-    IterableDataset,
-    RandomSampler,
-    Sampler,
-    SequentialSampler,
-)
-
 from torchrelay.errors import ConfigurationError
-
-Limit = int | float
-
-
-class ShardedSampler(Sampler[Any]):
-    """Every `num_replicas`-th item of a sampler or batch sampler, beginning with the `rank`-th.
-
-    Ranks draw the same order, because each epoch is drawn from a generator seeded alike on all of them.
-
-    Args:
-        source: what the user's loader drew from.
-        num_replicas: number of ranks.
-        rank: this rank.
-        pad: repeat items from the beginning until every rank has the same number (training); without, nothing is
-            seen twice and ranks may differ by one (evaluation).
-        seed: equal on all ranks.
-    """
-
-    def __init__(
-        self, source: Iterable[Any], *, num_replicas: int, rank: int, pad: bool, seed: int
-    ) -> None:
-        self.source = source
-        self.num_replicas = num_replicas
-        self.rank = rank
-        self.pad = pad
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw another order from the next iteration on."""
-        self.epoch = epoch
-        if hasattr(self.source, "set_epoch"):
-            self.source.set_epoch(epoch)
-
-    def __len__(self) -> int:
-        if not isinstance(self.source, Sized):
-            raise TypeError(f"{type(self.source).__name__} has no length")
-        total = len(self.source)
-        share = (
-            total + self.num_replicas - 1 if self.pad else total + self.num_replicas - 1 - self.rank
-        )
-        return share // self.num_replicas
-
-    def __iter__(self) -> Iterator[Any]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed + self.epoch)
-            items = list(self.source)
-        if self.pad and items:
-            short = -len(items) % self.num_replicas
-            items += [items[i % len(items)] for i in range(short)]
-        return iter(items[self.rank :: self.num_replicas])
-
-
-def shard(
-    loader: Any, arguments: dict[str, int] | None, *, training: bool, pad: bool, seed: int
-) -> Any:
-    """A copy of the loader in which each rank reads its share; the loader itself where there is nothing to share.
-
-    The user's own distributed sampler is respected. A data set without a length is left as it is: it has to
-    share itself, by rank.
-    """
-    if arguments is None or not isinstance(loader, DataLoader):
-        return loader
-    if isinstance(loader.dataset, IterableDataset) or _is_distributed(loader):
-        return loader
-    shared = copy.copy(loader)
-    if loader.batch_sampler is None:
-        sampler: Any = _sharded(loader.sampler, loader, arguments, training, pad, seed)
-        _replace(shared, sampler=sampler)
-    elif type(loader.batch_sampler) is BatchSampler:
-        sampler = _sharded(loader.sampler, loader, arguments, training, pad, seed)
-        batches = BatchSampler(
-            sampler, loader.batch_sampler.batch_size, loader.batch_sampler.drop_last
-        )
-        _replace(shared, sampler=sampler, batch_sampler=batches)
-    else:
-        batches_of_rank = ShardedSampler(loader.batch_sampler, **arguments, pad=pad, seed=seed)
-        _replace(shared, batch_sampler=batches_of_rank)
-    return shared
-
-
-def _is_distributed(loader: DataLoader[Any]) -> bool:
-    inner = getattr(loader.batch_sampler, "sampler", loader.sampler)
-    return isinstance(inner, (DistributedSampler, ShardedSampler))
-
-
-def _sharded(
-    sampler: Any,
-    loader: DataLoader[Any],
-    arguments: dict[str, int],
-    training: bool,
-    pad: bool,
-    seed: int,
-) -> Sampler[Any]:
-    """torch's own distributed sampler for a whole data set, in order or shuffled; else a share of the user's."""
-    dataset: Any = loader.dataset
-    random = type(sampler) is RandomSampler
-    whole = random and not sampler.replacement and sampler.num_samples == len(dataset)
-    if pad and (whole or type(sampler) is SequentialSampler):
-        ranks: dict[str, Any] = arguments
-        return DistributedSampler(dataset, **ranks, shuffle=training and random, seed=seed)
-    return ShardedSampler(sampler, **arguments, pad=pad, seed=seed)
-
-
-def _replace(loader: DataLoader[Any], **parts: Any) -> None:
-    # DataLoader refuses these assignments after its construction because an iterator may be under way. On a fresh
-    # copy there is none, and a copy keeps what a subclass added, which a second construction would not.
-    loader.__dict__.update(parts, _iterator=None)
+from torchrelay.launchers.interruption import shielding
+from torchrelay.trainer.batch_indices import BatchIndices
+from torchrelay.trainer.bounds import Limit
 
 
 def set_epoch(loader: Any, epoch: int) -> None:
-    """Tell the samplers of a loader which epoch begins."""
+    """Tell the samplers of a loader, or of those that it combines, which epoch begins."""
+    for each in getattr(loader, "flattened", ()):
+        set_epoch(each, epoch)
     batches = getattr(loader, "batch_sampler", None)
     for sampler in (getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None)):
         tell = getattr(sampler, "set_epoch", None)
@@ -170,6 +55,9 @@ class Portion:
         loader: what is read.
         number: batches that it gives; None when it does not know.
         given: batches of the user's that these are made of; None when that is not known.
+        total: batches of all ranks, where each rank has whole ones in turn; None where that is not so.
+        indices: which samples each batch is made of, where that is recorded.
+        is_stateful: whether the loader can say its place, and find it again.
 
     Raises:
         ConfigurationError: a fraction of a loader without a length.
@@ -182,16 +70,32 @@ class Portion:
         name: str,
         process: Callable[[Iterable[Any]], Iterable[Any]] | None = None,
     ) -> None:
-        self._source = loader
+        self._source: Any = loader
         at_most = _at_most(length(loader), limit, name)
         limited = loader if at_most is None else Limited(loader, at_most)
         self.loader = limited if process is None else process(limited)
         self.number = length(self.loader)
         self.given = length(limited)
+        self.total: int | None = None
+        self.indices: BatchIndices | None = None
+        # A backend's own loader may have read ahead, so that the state of the user's is not that of the loop.
+        self.is_stateful = self.loader is limited and _has_state(loader)
+        self._resume_from: Any = None
+        self._before_ahead: Any = None
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the loader's samplers which epoch begins; a backend's own loader may have lost them."""
         set_epoch(self._source, epoch)
+
+    def state(self) -> Any:
+        """What the loader says of its place; None where it says nothing."""
+        if not self.is_stateful:
+            return None
+        return self._source.state_dict() if self.number is not None else self._before_ahead
+
+    def resume_from(self, state: Any) -> None:
+        """Let the loader find its place itself, in the next epoch, where it has said one."""
+        self._resume_from = state if self.is_stateful else None
 
     def batches(
         self, skip: int = 0, after_skip: Callable[[], None] | None = None
@@ -201,25 +105,34 @@ class Portion:
         With a known number nothing is read ahead; otherwise one batch is.
 
         Args:
-            skip: so many are drawn and dropped first.
+            skip: so many are drawn and dropped first, unless the loader finds its place itself.
             after_skip: called between that and the drawing of the next.
 
         Raises:
             ConfigurationError: the loader ends before its own length.
         """
-        batches = self._numbered() if self.number is not None else self._unnumbered()
-        for _ in islice(batches, skip):
-            pass
+        place, self._resume_from = self._resume_from, None
+        if place is None or not skip:
+            batches = self._read(0, _iterator(self.loader))
+            for _ in islice(batches, skip):
+                pass
+        else:
+            self._source.load_state_dict(place)
+            batches = self._read(skip, islice(_iterator(self._source), self._left(skip)))
         if after_skip is not None:
             after_skip()
         yield from batches
 
-    def _unnumbered(self) -> Iterator[tuple[Any, bool]]:
-        return _looking_ahead(self.loader)
+    def _left(self, skip: int) -> int | None:
+        at_most = getattr(self.loader, "at_most", None)
+        return None if at_most is None else at_most - skip
 
-    def _numbered(self) -> Iterator[tuple[Any, bool]]:
-        taken, number, rest = 0, self.number or 0, iter(self.loader)
-        for batch in islice(rest, number):
+    def _read(self, taken: int, rest: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
+        return self._ahead(rest) if self.number is None else self._counted(taken, rest)
+
+    def _counted(self, taken: int, rest: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
+        number = self.number or 0
+        for batch in islice(rest, number - taken):
             taken += 1
             yield batch, taken == number
         next(rest, None)  # as a plain loop does; some loaders keep work for their end
@@ -228,6 +141,25 @@ class Portion:
                 f"the data loader ended after {taken} batches, but its length says {number}; correct its "
                 "__len__, or limit the number of batches"
             )
+
+    def _ahead(self, rest: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
+        ended = object()
+        batch = next(rest, ended)
+        while batch is not ended:
+            if self.is_stateful:
+                self._before_ahead = self._source.state_dict()
+            following = next(rest, ended)
+            yield batch, following is ended
+            batch = following
+
+
+def _iterator(loader: Iterable[Any]) -> Iterator[Any]:
+    with shielding():  # a signal to the whole group must not end the processes that load
+        return iter(loader)
+
+
+def _has_state(loader: Any) -> bool:
+    return hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
 
 
 def _at_most(total: int | None, limit: Limit | None, name: str) -> int | None:
@@ -258,26 +190,3 @@ def length(loader: Any) -> int | None:
         return len(loader)
     except (TypeError, NotImplementedError):
         return None
-
-
-def _looking_ahead(loader: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
-    rest = iter(loader)
-    for batch in rest:
-        for following in rest:
-            yield batch, False
-            batch = following
-        yield batch, True
-
-
-def check_limit(value: Any, name: str) -> None:
-    """Refuse a limit that is neither a number of batches nor a fraction of them.
-
-    Raises:
-        ConfigurationError: it is not.
-    """
-    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    fraction = isinstance(value, float) and 0.0 <= value <= 1.0
-    if value is not None and not whole and not fraction:
-        raise ConfigurationError(
-            f"{name}={value!r} must be a number of batches from 0, or a fraction from 0.0 to 1.0"
-        )

@@ -12,23 +12,31 @@ from torchrelay.checkpoint import rng
 from torchrelay.errors import CheckpointError, ConfigurationError
 from torchrelay.module import LightningModule, is_overridden
 from torchrelay.plugin.specs import Capability
-from torchrelay.trainer.evaluate import evaluate_portion
+from torchrelay.profilers.watching import watched, watched_items
+from torchrelay.trainer.agreement import check_numbers, in_step
+from torchrelay.trainer.evaluate import evaluate_portions
 from torchrelay.trainer.optimizers import StrategyOptimizer, step_scheduler
+from torchrelay.trainer.outputs import detached, loss_of
 from torchrelay.trainer.session import Session
+from torchrelay.trainer.settings import check_finite
+from torchrelay.trainer.validation_schedule import ValidationSchedule
 
 
 def fit(session: Session) -> None:
     """Train until an end is reached; the strategy is set up and the checkpoint restored."""
     loop = FitLoop(session)
     hooks, strategy = session.hooks, session.strategy
+    epoch = watched(session.watcher, "run_training_epoch", loop.epoch)
     hooks.call("on_fit_start")
     loop.sanity_check()
-    with strategy.stage("train"):
+    with session.entering("train"), strategy.stage("train"):
         hooks.call("on_train_start")
         while not loop.done():
-            loop.epoch()
+            session.interruption.check()
+            epoch()
         hooks.call("on_train_end")
     hooks.call("on_fit_end")
+    session.interruption.finish()
 
 
 class FitLoop:
@@ -49,12 +57,8 @@ class FitLoop:
         self.strategy = session.strategy
         self.progress = session.progress
         self.plan = session.plan
-        self.data = session.require_portion("train")
-        self.validation = session.portion("validate") if self._validates() else None
-        self.trainer.num_training_batches = self.data.number
-        session.epoch_batches = self.data.given
+        self._open_data()
         self.enter_resumed_epoch()
-        self.trainer.enable_validation = self.validation is not None
         self.optimizers = [
             StrategyOptimizer(optimizer, self.strategy, self.ready, self.count_update)
             for optimizer in self.strategy.optimizers
@@ -64,15 +68,29 @@ class FitLoop:
         self.batch: Any = None
         self.batch_idx = 0
         self.in_window = 0
+        self.at_boundary = True
+        self.validated = False
         self.outputs: Any = None
+
+    def _open_data(self) -> None:
+        """Take up this rank's part of the data, now or after loaders were made anew."""
+        session = self.session
+        self.data = session.loaders.training()
+        check_numbers(self.strategy.collectives, self.data.number)
+        session.epoch_batches = self.data.given
+        self.validation = session.loaders.evaluation("validate") if self._validates() else []
+        session.validates = bool(self.validation)
+        given = None if self.data.number is None else self.data.number * session.combined
+        self.schedule = ValidationSchedule(session.options, given) if self.validation else None
 
     def _validates(self) -> bool:
         own = is_overridden("validation_step", self.module, LightningModule)
-        return own and self.session.options.limit("validate") != 0
+        wanted = self.session.options.limit("validate") != 0
+        return own and wanted and self.session.loaders.has("validate")
 
     def _listen(self) -> None:
         """Look up once what a step would otherwise ask at each step."""
-        get = self.session.hooks.get
+        session, options, get = self.session, self.session.options, self.session.hooks.get
         self.on_batch_start = get("on_train_batch_start")
         self.on_batch_end = get("on_train_batch_end")
         self.on_before_backward = get("on_before_backward")
@@ -80,18 +98,20 @@ class FitLoop:
         self.on_before_zero_grad = get("on_before_zero_grad")
         self.on_before_optimizer_step = get("on_before_optimizer_step")
         self.manual = not self.module.automatic_optimization
-        self.log_every = self.session.options.log_every_n_steps
-        self.own_step = self.session.own("optimizer_step")
-        self.own_zero_grad = self.session.own("optimizer_zero_grad")
-        self.own_clipping = self.session.own("configure_gradient_clipping")
-        self.step_scheduler = self.session.own("lr_scheduler_step") or step_scheduler
-        own_backward = self.session.own("backward")
+        self.log_every = options.steps_to_log
+        self.last_step = options.last_step
+        self.interruption = session.interruption
+        self.check_finite = options.detect_anomaly
+        self.own_step = session.own("optimizer_step")
+        self.own_zero_grad = session.own("optimizer_zero_grad")
+        self.own_clipping = session.own("configure_gradient_clipping")
+        self.step_scheduler = session.own("lr_scheduler_step") or step_scheduler
+        own_backward = session.own("backward")
         if own_backward is not None:
             self.strategy.backward_through = own_backward
-        self.move = self.session.mover()
-        self.last_step = self.session.options.last_step
+        self.move = session.mover()
         self.checkpointing = bool(self.trainer.checkpointers)
-        schedulers = [] if self.manual else self.session.schedulers
+        schedulers = [] if self.manual else session.schedulers
         self.step_schedulers = [c for c in schedulers if c.interval == "step"]
         self.epoch_schedulers = [c for c in schedulers if c.interval == "epoch"]
 
@@ -116,16 +136,28 @@ class FitLoop:
 
     def epoch(self) -> None:
         """Train on every batch once, validate, step the schedulers, and offer to checkpoint."""
+        self.reload()
         self.data.set_epoch(self.progress.epoch)
         self.session.hooks.call("on_train_epoch_start")
+        self.plan = self.session.renew_plan()
         complete, empty = True, self.progress.batch == 0
+        step = watched(self.session.watcher, "run_training_batch", self.step)
+        inside = self.schedule is not None and self.schedule.inside
         for batch, last in self.batches():
             empty = False
-            if not self.step(batch, last):
+            if not step(batch, last):
                 # gradients of a window that was not finished belong to no update
                 self.in_window = 0
                 break
-            if not last and self.interrupted():
+            if inside and not last and self.validates_now():
+                self.validate()
+            if not self.at_boundary:
+                continue
+            if self.checkpointing:
+                self.offer_checkpoint()
+            if self.progress.global_step < self.last_step:
+                self.interruption.check()
+            if not last and self.stops():
                 complete = False
                 break
         if empty:
@@ -135,6 +167,15 @@ class FitLoop:
             )
         self.close_epoch(complete)
 
+    def reload(self) -> None:
+        """Ask for new loaders, in the epochs for which that was asked."""
+        every, epoch = self.session.options.reload_dataloaders_every_n_epochs, self.progress.epoch
+        if not every or not epoch or epoch % every or self.progress.batch:
+            return
+        for stage in ("train", "validate"):
+            self.session.loaders.reload(stage)
+        self._open_data()
+
     def enter_resumed_epoch(self) -> None:
         """Refuse to go on inside an epoch that had another number of batches; its place has no meaning here.
 
@@ -142,7 +183,10 @@ class FitLoop:
             CheckpointError: the number of ranks, or the batch size, has changed.
         """
         was = self.session.resumed
-        if not self.progress.batch or self.data.number is None:
+        if not self.progress.batch:
+            return
+        self.data.resume_from(self.session.loader_state)
+        if self.data.number is None:
             return
         if was.get("at_end"):
             self.progress.batch = self.data.number
@@ -159,52 +203,73 @@ class FitLoop:
         The random state at the beginning of the epoch decides the order, so it is kept for checkpoints, and a
         resumed epoch begins from it before it takes up the state at which the checkpoint was made.
         """
-        states = self.session.epoch_rng
+        states, strategy = self.session.epoch_rng, self.strategy
         states.begin()
-        return self.data.batches(self.progress.batch, states.continue_from_checkpoint)
+        batches = self.data.batches(self.progress.batch, states.continue_from_checkpoint)
+        batches = watched_items(self.session.watcher, "train_dataloader_next", batches)
+        if self.data.number is None and strategy.world_size > 1:
+            return in_step(batches, strategy.collectives, strategy.root_device)
+        return batches
 
-    def interrupted(self) -> bool:
+    def stops(self) -> bool:
         """Whether to leave the epoch at this boundary."""
-        if self.in_window:
-            return False
         if self.progress.global_step >= self.last_step:
             return True
         return self.trainer.should_stop and self.minimum_reached()
+
+    def offer_checkpoint(self) -> None:
+        """Tell checkpointers of the boundary, and of a validation that took place since the last one."""
+        if self.validated:
+            self.validated = False
+            self.session.offer_checkpoint("validation")
+        self.session.offer_checkpoint("step")
 
     def close_epoch(self, complete: bool) -> None:
         """End the epoch; one that was left early is not validated, and stays open for a resume."""
         session, progress = self.session, self.progress
         session.metrics.in_step = False
-        session.train_metrics.close_epoch()
-        if complete and self._validation_is_due():
+        session.train_metrics.close_epoch(reset=False)
+        if complete and self.validates_now(last=True):
             self.validate()
         session.hooks.call("on_train_epoch_end")
         session.train_metrics.close_epoch()  # once more, for what that hook has logged
         session.send_epoch_metrics(session.train_metrics)
+        session.tell_loggers("save")
         if complete:
             for config in self.epoch_schedulers:
                 if (progress.epoch + 1) % config.frequency == 0:
                     config.step(session.values, session.agree, self.step_scheduler)
             progress.close_epoch()
         session.offer_checkpoint("epoch" if complete else "end")
+        self.validated = False
 
-    def _validation_is_due(self) -> bool:
-        return (self.progress.epoch + 1) % self.session.options.epochs_to_validation == 0
+    def validates_now(self, *, last: bool = False) -> bool:
+        """Whether validation is due after this batch, or at the end of the epoch."""
+        schedule, progress = self.schedule, self.progress
+        if schedule is None:
+            return False
+        each = self.session.combined
+        return schedule.due(
+            progress.batch * each, progress.batches * each, progress.epoch, last=last
+        )
 
     def validate(self) -> None:
-        """Evaluate the validation data, if there is any."""
-        if self.validation is not None:
-            evaluate_portion(self.session, "validate", self.validation)
+        """Evaluate the validation data."""
+        with self.interruption.validation():
+            evaluate_portions(self.session, "validate", self.validation)
+        self.validated = True
 
     def sanity_check(self) -> None:
         """Try a few validation batches before training, so that a mistake in validation costs no epoch."""
         steps = self.session.options.sanity_steps
-        if self.validation is None or not steps or self.progress.batches:
+        if not self.validation or not steps or self.progress.batches:
             return
         session, random_state = self.session, rng.capture()
         session.sanity_checking = True
         session.hooks.call("on_sanity_check_start")
-        evaluate_portion(session, "validate", self.validation, at_most=None if steps < 0 else steps)
+        at_most = None if steps < 0 else steps
+        with self.interruption.validation():
+            evaluate_portions(session, "validate", self.validation, at_most)
         session.evaluation_metrics.clear()
         session.hooks.call("on_sanity_check_end")
         session.sanity_checking = False
@@ -222,10 +287,10 @@ class FitLoop:
         if self.on_batch_start is not None and self.on_batch_start(batch, i) == -1:
             return False
         self.batch, self.batch_idx, self.outputs = batch, i, None
-        boundary = self.manual or last or (i + 1) % self.plan.accumulate == 0
+        self.at_boundary = self.manual or last or (i + 1) % self.plan.accumulate == 0
         if self.manual:
             self.outputs = self.strategy.training_step(batch, i)
-        elif boundary:
+        elif self.at_boundary:
             self.update()
             self.in_window = 0
         else:
@@ -235,12 +300,9 @@ class FitLoop:
         self.progress.batch += 1
         self.progress.batches += 1
         if self.on_batch_end is not None:
-            self.on_batch_end(_detached(self.outputs), batch, i)
-        if boundary:
-            if self.progress.global_step // self.log_every > updates_before // self.log_every:
-                self.session.send_step_metrics()
-            if self.checkpointing:
-                self.session.offer_checkpoint("step")
+            self.on_batch_end(detached(self.outputs), batch, i)
+        if self.progress.global_step // self.log_every > updates_before // self.log_every:
+            self.session.send_step_metrics()
         return True
 
     def update(self) -> None:
@@ -271,6 +333,8 @@ class FitLoop:
         if loss is None:
             self.strategy.require(Capability.SKIPPED_STEPS, "training_step returning None")
             return None
+        if self.check_finite:
+            check_finite(loss, self.progress.epoch, self.batch_idx, self.strategy.global_rank)
         if self.plan.loss_divisor != 1:
             loss = loss / self.plan.loss_divisor
         if self.on_before_backward is not None:
@@ -313,30 +377,3 @@ class FitLoop:
             for config in self.step_schedulers:
                 if self.progress.global_step % config.frequency == 0:
                     config.step(self.session.values, self.session.agree, self.step_scheduler)
-
-
-def loss_of(outputs: Any) -> torch.Tensor | None:
-    """The loss that a training step returned: a tensor, the "loss" of a dict, or None for no update.
-
-    Raises:
-        ConfigurationError: it returned something else.
-    """
-    loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-    if outputs is None or (isinstance(loss, torch.Tensor) and loss.numel() == 1):
-        return loss
-    if isinstance(loss, torch.Tensor):
-        raise ConfigurationError(
-            f"training_step returned a loss of shape {tuple(loss.shape)}; reduce it to one number, as loss.mean() does"
-        )
-    raise ConfigurationError(
-        f"training_step returned {type(outputs).__name__}; return the loss (a 0-dim tensor), a dict whose 'loss' is "
-        "one, or None to skip the update"
-    )
-
-
-def _detached(outputs: Any) -> Any:
-    if isinstance(outputs, torch.Tensor):
-        return outputs.detach()
-    if isinstance(outputs, dict):
-        return {name: _detached(value) for name, value in outputs.items()}
-    return outputs

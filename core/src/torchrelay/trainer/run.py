@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from torchrelay.checkpoint import files
-from torchrelay.checkpoint.canonical import to_canonical
-from torchrelay.checkpoint.model_state import check_model_state
-from torchrelay.errors import CheckpointError, ConfigurationError
+from torchrelay.environments.program import is_interactive
 from torchrelay.launchers.failure import mark
-from torchrelay.module import LightningModule, ModuleHooks, is_overridden
+from torchrelay.launchers.interruption import KeyboardInterrupted
+from torchrelay.loggers import ranks
+from torchrelay.module import LightningModule
 from torchrelay.plugin.registry import get_registry
-from torchrelay.strategies.steps import shape_of
+from torchrelay.profilers.watching import watching
 from torchrelay.trainer import snapshot
 from torchrelay.trainer.begin import begin
+from torchrelay.trainer.checks import check
 from torchrelay.trainer.evaluate import evaluate, predict
 from torchrelay.trainer.fit import fit
-from torchrelay.trainer.needs import refuse_unsupported
-from torchrelay.trainer.session import Job, Session, no_data
+from torchrelay.trainer.resume import check_progress
+from torchrelay.trainer.session import Job, Session
+from torchrelay.trainer.settings import runtime
 
 if TYPE_CHECKING:
     from torchrelay.trainer.trainer import Trainer
@@ -32,8 +35,6 @@ STAGES: dict[str, Callable[[Session], Any]] = {
     "test": evaluate,
     "predict": predict,
 }
-
-STEP_NAMES = {"fit": "training_step", "validate": "validation_step", "test": "test_step"}
 
 
 @dataclass
@@ -47,6 +48,7 @@ class Outcome:
         callbacks: states of the callbacks.
         progress: the counters.
         logged: what loggers received last.
+        versions: the run of each logger.
     """
 
     result: Any
@@ -55,18 +57,37 @@ class Outcome:
     callbacks: dict[str, Any] = field(default_factory=dict)
     progress: dict[str, Any] = field(default_factory=dict)
     logged: dict[str, float] = field(default_factory=dict)
+    versions: list[Any] = field(default_factory=list)
 
 
 def execute(trainer: Trainer, job: Job) -> Any:
     """Run a job in as many processes as the strategy makes; what the stage returned on rank 0.
 
+    A fit that is interrupted from the keyboard returns where a person types the program, and ends a script.
+
     Raises:
         UserError: the job cannot be run as it is; no process has been started.
         WorkerError: another process failed.
+        Interrupted: a signal asked a fit to end, and it has been saved.
+        KeyboardInterrupted: the program runs from a script, and was interrupted from the keyboard.
     """
+    trainer.interrupted = False
     check(trainer, job)
-    registry = get_registry()
-    registry.notify("torchrelay_before_launch", strategy=trainer.strategy)
+    try:
+        return launch(trainer, job)
+    except KeyboardInterrupt as error:
+        trainer.interrupted = True
+        _report_interruption(trainer, job)
+        if not is_interactive():
+            raise KeyboardInterrupted from error
+        if job.stage != "fit":
+            raise
+        return None
+
+
+def launch(trainer: Trainer, job: Job) -> Any:
+    """Run a job that has been checked; what the stage returned on rank 0."""
+    get_registry().notify("torchrelay_before_launch", strategy=trainer.strategy)
     launcher = trainer.strategy.launcher
     if launcher is None:
         return work(trainer, job).result
@@ -76,56 +97,10 @@ def execute(trainer: Trainer, job: Job) -> Any:
     return outcome.result
 
 
-def check(trainer: Trainer, job: Job) -> None:
-    """Refuse, before any process starts, what is known to fail."""
-    module = job.module
-    if not isinstance(module, LightningModule):
-        raise ConfigurationError(
-            f"{job.stage} needs a torchrelay.LightningModule, not {type(module).__name__}"
-        )
-    needed = [STEP_NAMES[job.stage]] if job.stage in STEP_NAMES else []
-    needed += ["configure_optimizers"] if job.stage == "fit" else []
-    for name in needed:
-        if not is_overridden(name, module, LightningModule):
-            raise ConfigurationError(
-                f"{type(module).__name__} has no {name}; {job.stage} needs it: define "
-                f"{name}(self{', batch, batch_idx' if name.endswith('step') else ''})"
-            )
-    for name in (*STEP_NAMES.values(), "predict_step"):
-        shape_of(module, name)
-    data = "train" if job.stage == "fit" else job.stage
-    if not job.has_data(data):
-        raise no_data(job, data)
-    for stage, loader in job.loaders.items():
-        if loader is not None and not isinstance(loader, Iterable):
-            raise ConfigurationError(
-                f"{job.stage} got {loader!r} as the data of {stage}; give a DataLoader or another iterable of batches"
-            )
-    if job.stage == "fit" and trainer.checkpointers:
-        snapshot.hyper_parameters(job)  # what could not be saved is better known now
-    refuse_unsupported(trainer.strategy, trainer.options, module, job.stage)
-    if job.ckpt_path is not None:
-        check_checkpoint(trainer, job, job.ckpt_path)
-
-
-def check_checkpoint(trainer: Trainer, job: Job, path: str) -> None:
-    """Refuse a checkpoint that is missing, and, where processes are about to be started, one that is of no use.
-
-    The file is read once more for that; a failure in each of many processes costs more.
-
-    Raises:
-        CheckpointError: it is missing, torn, carries pickled code, or is of another model.
-    """
-    if not files.exists(path):
-        raise CheckpointError(f"ckpt_path={path!r} does not exist")
-    launcher, environment = trainer.strategy.launcher, trainer.strategy.cluster_environment
-    if launcher is not None and not environment.creates_processes:
-        io = trainer.strategy.checkpoint_io
-        if files.is_folder(path):
-            return  # a backend's own form, which it reads itself
-        checkpoint = to_canonical(io.load_checkpoint(path, weights_only=job.weights_only))
-        if not is_overridden("on_load_checkpoint", job.module, ModuleHooks):
-            check_model_state(job.module, checkpoint["state_dict"])
+def _report_interruption(trainer: Trainer, job: Job) -> None:
+    if trainer.strategy.cluster_environment.global_rank == 0:
+        where = f"epoch {trainer.current_epoch}, update {trainer.global_step}"
+        sys.stderr.write(f"torchrelay: {job.stage} was interrupted from the keyboard at {where}\n")
 
 
 def work(trainer: Trainer, job: Job) -> Outcome:
@@ -134,31 +109,59 @@ def work(trainer: Trainer, job: Job) -> Outcome:
     job.module.trainer = trainer
     if job.datamodule is not None:
         job.datamodule.trainer = trainer
+    options = trainer.options
+    with ExitStack() as around:
+        around.enter_context(
+            runtime(options.deterministic, options.benchmark, options.detect_anomaly)
+        )
+        if job.stage == "fit":
+            around.enter_context(session.interruption.listening())
+        return _work(session)
+
+
+def _work(session: Session) -> Outcome:
     try:
         outcome = _do(session)
     except BaseException as error:
         mark(error)
-        for follow_up in (partial(_tell_of, error), _tear_down):
+        for follow_up in (partial(_tell_of, error), partial(_tear_down, status="failed")):
             try:
                 follow_up(session)
             except Exception as another:  # noqa: BLE001 - the first error is the one to see
                 warnings.warn(f"after {error!r}, this failed as well: {another!r}", stacklevel=2)
         raise
-    _tear_down(session)
+    _tear_down(session, "success")
     return outcome
 
 
 def _do(session: Session) -> Outcome:
     trainer, job, strategy = session.trainer, session.job, session.strategy
+    fitting = job.stage == "fit"
     strategy.setup_environment()
     session.connected = True
-    begin(session)
-    strategy.setup(job.module, session.build if job.stage == "fit" else None)
-    get_registry().notify("torchrelay_after_setup", strategy=strategy)
-    if job.ckpt_path is not None:
-        checkpoint = strategy.load_checkpoint(job.ckpt_path, weights_only=job.weights_only)
-        snapshot.restore(session, checkpoint)
-    return _outcome(trainer, session, STAGES[job.stage](session))
+    log_dir = trainer.log_dir if session.watcher is not None else None
+    with watching(session.watcher, strategy, job.module, job.stage, log_dir):
+        begin(session)
+        strategy.setup(job.module, session.build if fitting else None)
+        get_registry().notify("torchrelay_after_setup", strategy=strategy)
+        if fitting:
+            session.tell_loggers("log_graph", job.module)
+        _restore(session)
+        result = STAGES[job.stage](session)
+    return _outcome(trainer, session, result)
+
+
+def _restore(session: Session) -> None:
+    """Begin from the checkpoint, if there is one. Collective."""
+    job = session.job
+    # Each rank has resolved the path, and may have seen another newest file.
+    path = session.agree(job.ckpt_path)
+    if path is None:
+        return
+    checkpoint = session.strategy.load_checkpoint(path, weights_only=job.weights_only)
+    snapshot.restore(session, checkpoint)
+    if job.stage == "fit":
+        check_progress(session)
 
 
 def _tell_of(error: BaseException, session: Session) -> None:
@@ -169,7 +172,7 @@ def _tell_of(error: BaseException, session: Session) -> None:
     _each(session.trainer, "on_exception", session.module, error)
 
 
-def _tear_down(session: Session) -> None:
+def _tear_down(session: Session, status: str) -> None:
     session.connected = False
     stage, data = session.job.stage, session.job.datamodule
     try:
@@ -177,6 +180,7 @@ def _tear_down(session: Session) -> None:
             data.teardown(stage)
         _each(session.trainer, "teardown", session.module, stage)
         session.module.teardown(stage)
+        session.tell_loggers("finalize", status)
     finally:
         session.strategy.teardown()
         get_registry().notify("torchrelay_after_teardown", strategy=session.strategy)
@@ -203,6 +207,7 @@ def _outcome(trainer: Trainer, session: Session, result: Any) -> Outcome:
         snapshot.callback_states(trainer.callbacks),
         session.progress.state_dict(),
         trainer.logged_metrics,
+        ranks.versions(trainer.loggers),
     )
 
 
@@ -217,3 +222,4 @@ def adopt(trainer: Trainer, job: Job, outcome: Outcome) -> None:
     trainer.progress.load_state_dict(outcome.progress)
     trainer.received_metrics = outcome.metrics
     trainer.logged_metrics = outcome.logged
+    ranks.adopt(trainer.loggers, outcome.versions)

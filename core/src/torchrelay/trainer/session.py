@@ -4,37 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
 from torchrelay.data_hooks import DataHooks
 from torchrelay.datamodule import LightningDataModule
-from torchrelay.errors import ConfigurationError
+from torchrelay.errors import ConfigurationError, UnsupportedError
+from torchrelay.loggers.logger import Occasion, tell
 from torchrelay.module import LightningModule, is_overridden
 from torchrelay.plugin.specs import Capability
 from torchrelay.precision.mixed import drives_its_closure
+from torchrelay.profilers.watching import watched, watched_method
 from torchrelay.strategies.plan import Plan
 from torchrelay.trainer import optimizers as forms
-from torchrelay.trainer.data import Portion, length, shard
 from torchrelay.trainer.hooks import Hooks
+from torchrelay.trainer.interruption import Interruption
+from torchrelay.trainer.loaders import Loaders
 from torchrelay.trainer.metrics import Metrics
+from torchrelay.trainer.no_metrics import NoMetrics
+from torchrelay.trainer.options import Options
 from torchrelay.trainer.progress import Progress
 from torchrelay.trainer.snapshot import EpochRNG
+from torchrelay.trainer.stages import STAGES
 from torchrelay.trainer.transfer import mover
 
 if TYPE_CHECKING:
     from torchrelay.trainer.trainer import Trainer
-
-LOADER_METHODS = {
-    "train": "train_dataloader",
-    "validate": "val_dataloader",
-    "test": "test_dataloader",
-    "predict": "predict_dataloader",
-}
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,7 @@ class Job:
     ckpt_path: str | None = None
     weights_only: bool = True
     datamodule: LightningDataModule | None = None
+    keeps_predictions: bool = True
 
     @property
     def data_owner(self) -> DataHooks:
@@ -55,7 +54,7 @@ class Job:
 
     def has_data(self, stage: str) -> bool:
         """Whether there is data for a stage."""
-        own = is_overridden(LOADER_METHODS[stage], self.data_owner, DataHooks)
+        own = is_overridden(STAGES[stage].loader_method, self.data_owner, DataHooks)
         return self.loaders.get(stage) is not None or own
 
 
@@ -80,20 +79,12 @@ def make_job(
             f"datamodule={datamodule!r} is no torchrelay.LightningDataModule; pass data loaders as dataloaders"
         )
     if datamodule is not None and given:
-        names = {"fit": {name: f"{LOADER_METHODS[name]}s" for name in given}}.get(stage, {})
-        arguments = " and ".join(names.get(name, "dataloaders") for name in given)
+        in_fit = stage == "fit"
+        arguments = " and ".join(STAGES[n].in_fit if in_fit else "dataloaders" for n in given)
         raise ConfigurationError(
             f"{stage} got both {arguments} and datamodule={type(datamodule).__name__}; leave one of them out"
         )
     return Job(stage, module, given, None, weights_only, datamodule)
-
-
-def no_data(job: Job, data: str) -> ConfigurationError:
-    """The error for a stage that has nothing to read."""
-    return ConfigurationError(
-        f"{job.stage} has no data: pass a data loader, or define {LOADER_METHODS[data]}() in "
-        f"{type(job.data_owner).__name__}"
-    )
 
 
 class Session:
@@ -109,20 +100,59 @@ class Session:
         self.job = job
         self.module = job.module
         self.strategy = trainer.strategy
-        self.options = trainer.options
         self.progress: Progress = trainer.progress
-        self.hooks = Hooks(trainer, job.module, trainer.callbacks)
-        self.metrics = Metrics(job.stage if job.stage != "fit" else "train", self._collectives)
+        self.watcher = trainer.watcher
+        self.hooks = Hooks(trainer, job.module, trainer.callbacks, self.watcher)
+        self.stage: str | None = None
+        self.loaders = Loaders(self)
+        self.metrics = self._new_metrics("train" if job.stage == "fit" else job.stage)
         self.train_metrics = self.metrics
         self.evaluation_metrics: dict[str, Metrics] = {}
-        self.plan: Plan = self.strategy.negotiate(self.options.plan)
-        self.combined = self.plan.combines(self.options.plan)
+        self.asked = self.options.plan
+        self.plan: Plan = self.strategy.negotiate(self.asked)
+        self.combined = self.plan.combines(self.asked)
         self.schedulers: list[forms.SchedulerConfig] = []
         self.sanity_checking = False
+        self.validates = False
+        self.batch_indices: list[int] | None = None
         self.connected = False
         self.resumed: Mapping[str, Any] = {}
         self.epoch_batches: int | None = None
         self.epoch_rng = EpochRNG()
+        self.interruption = Interruption(self)
+        self.loader_state: Any = None
+
+    @property
+    def options(self) -> Options:
+        """What the Trainer was asked for, and callbacks may have changed."""
+        return self.trainer.options
+
+    def renew_plan(self) -> Plan:
+        """The plan of an epoch, for which a callback may have asked for other windows.
+
+        Raises:
+            UnsupportedError: the strategy accumulates by itself, in windows that cannot change.
+        """
+        asked = self.options.plan
+        if asked != self.asked:
+            name = f"accumulate_grad_batches={asked.accumulate}"
+            self.strategy.require(Capability.GRADIENT_ACCUMULATION, name)
+            self._refuse_closures_over_windows(self.strategy.optimizers)
+            if self.plan.accumulate != self.asked.accumulate:
+                raise UnsupportedError(
+                    f"{name} from epoch {self.progress.epoch} on: {type(self.strategy).__name__} accumulates by "
+                    "itself, in windows that do not change; leave out GradientAccumulationScheduler and give "
+                    "accumulate_grad_batches to the Trainer"
+                )
+            self.asked = asked
+            self.plan = replace(
+                self.plan, accumulate=asked.accumulate, loss_divisor=asked.loss_divisor
+            )
+        return self.plan
+
+    def _new_metrics(self, stage: str) -> Metrics:
+        kind = NoMetrics if self.options.barebones else Metrics
+        return kind(stage, self._collectives, self.module)
 
     def _collectives(self) -> Any:
         return self.strategy.collectives
@@ -173,79 +203,30 @@ class Session:
                     "accumulate_grad_batches=1, or another optimizer"
                 )
 
-    def loader(self, stage: str) -> Any:
-        """The user's data for a stage: passed, or of the data module or module; None if there is none."""
-        if not self.job.has_data(stage):
-            return None
-        loader = self.job.loaders.get(stage)
-        if loader is None:
-            loader = getattr(self.job.data_owner, LOADER_METHODS[stage])()
-        if isinstance(loader, (list, tuple)) and any(
-            isinstance(each, DataLoader) for each in loader
-        ):
-            raise ConfigurationError(
-                f"{stage} got {len(loader)} data loaders, and reads one; call {self.job.stage} once for each, or "
-                "combine their data sets with torch.utils.data.ConcatDataset"
-            )
-        return loader
-
-    def portion(self, stage: str) -> Portion | None:
-        """This rank's batches of a stage; None if there is no data for it."""
-        loader = self.loader(stage)
-        if loader is None:
-            return None
-        training = stage == "train"
-        if self.options.use_distributed_sampler:
-            uneven = self.trainer.allows_uneven_evaluation
-            loader = shard(
-                loader,
-                self.strategy.sampler_arguments,
-                training=training,
-                pad=training or not uneven,
-                seed=self.trainer.data_seed,
-            )
-        if length(loader) is None:
-            self.strategy.require(Capability.ITERABLE_DATASETS, f"the data of {stage}")
-        name = {"validate": "val"}.get(stage, stage)
-        return Portion(
-            loader,
-            self.options.limit(stage),
-            f"limit_{name}_batches",
-            lambda limited: self.strategy.process_dataloader(limited, stage),
-        )
-
-    def require_portion(self, stage: str) -> Portion:
-        """This rank's batches of a stage that cannot do without.
-
-        Raises:
-            ConfigurationError: there is no data for it.
-        """
-        portion = self.portion(stage)
-        if portion is None:
-            raise no_data(self.job, stage)
-        return portion
-
-    def mover(self) -> Callable[[Any], Any] | None:
-        """The function that moves a batch to the device; None where nothing is to be done."""
-        return mover(
+    def mover(self, dataloader_idx: int = 0) -> Callable[[Any], Any] | None:
+        """The function that moves a loader's batch to the device; None where nothing is to be done."""
+        move = mover(
             self.strategy,
+            dataloader_idx,
             self.data_hook("on_before_batch_transfer"),
             self.data_hook("transfer_batch_to_device"),
             self.data_hook("on_after_batch_transfer"),
         )
+        return None if move is None else watched(self.watcher, "batch_to_device", move)
 
     def data_hook(self, name: str) -> Callable[..., Any] | None:
         """A hook of the data module, or else of the module; None if neither overrides it."""
         for owner in (self.job.datamodule, self.module):
             if owner is not None and is_overridden(name, owner, DataHooks):
-                hook: Callable[..., Any] = getattr(owner, name)
-                return hook
+                kind = "LightningModule" if owner is self.module else "LightningDataModule"
+                return watched_method(self.watcher, kind, owner, name)
         return None
 
     def own(self, name: str) -> Callable[..., Any] | None:
         """A method of the module; None if it is `LightningModule`'s."""
-        method: Callable[..., Any] = getattr(self.module, name)
-        return method if is_overridden(name, self.module, LightningModule) else None
+        if not is_overridden(name, self.module, LightningModule):
+            return None
+        return watched_method(self.watcher, "LightningModule", self.module, name)
 
     @contextmanager
     def connection(self) -> Iterator[None]:
@@ -260,14 +241,17 @@ class Session:
             self.strategy.collectives.close()
 
     @contextmanager
-    def recording(self, stage: str) -> Iterator[Metrics]:
-        """Let `self.log` record for a stage that runs inside another."""
-        outer = self.metrics
-        self.metrics = self.evaluation_metrics.setdefault(stage, Metrics(stage, self._collectives))
+    def entering(self, stage: str) -> Iterator[Metrics]:
+        """Let `self.log` record for a stage, which may run inside another."""
+        outer, outer_stage = self.metrics, self.stage
+        self.stage = stage
+        if stage != "train":
+            fresh = self._new_metrics(stage)
+            self.metrics = self.evaluation_metrics.setdefault(stage, fresh)
         try:
             yield self.metrics
         finally:
-            self.metrics = outer
+            self.metrics, self.stage = outer, outer_stage
 
     def send_step_metrics(self) -> None:
         """Give loggers the latest values of the metrics that are kept by step. Collective."""
@@ -288,6 +272,11 @@ class Session:
                 logger.log_metrics(
                     {**numbers, "epoch": self.progress.epoch}, step=self.progress.global_step
                 )
+
+    def tell_loggers(self, occasion: Occasion, *args: Any) -> None:
+        """Call a method of those loggers that have it, on rank 0."""
+        if self.strategy.is_global_zero:
+            tell(self.trainer.loggers, occasion, *args)
 
     def offer_checkpoint(self, reason: str) -> None:
         """Tell checkpointers that the run can be resumed from here; see `Checkpointer`."""

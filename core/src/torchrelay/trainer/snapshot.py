@@ -63,6 +63,7 @@ def dump(session: Session, *, weights_only: bool = False) -> dict[str, Any]:
         checkpoint["callbacks"] = callback_states(trainer.callbacks)
         checkpoint["precision"] = strategy.precision_plugin.state_dict()
         checkpoint["rng"] = _gathered_rng(session)
+        checkpoint |= _loader_states(session)
         checkpoint |= _data_state(session)
     for callback in trainer.callbacks:
         callback.on_save_checkpoint(trainer, session.module, checkpoint)
@@ -85,6 +86,20 @@ def _data_state(session: Session) -> dict[str, Any]:
     data = session.job.datamodule
     state = {} if data is None else data.state_dict()
     return {data.state_key: state} if data is not None and state else {}
+
+
+def _loader_states(session: Session) -> dict[str, Any]:
+    """What each rank's training data says of its place; nothing where it says none. Collective."""
+    portions = session.loaders.opened("train")
+    if not portions or not portions[0].is_stateful:
+        return {}
+    return {"loaders": {"ranks": session.strategy.collectives.gather_objects(portions[0].state())}}
+
+
+def _restore_loader(session: Session, checkpoint: Mapping[str, Any]) -> None:
+    ranks = (checkpoint.get("loaders") or {}).get("ranks") or []
+    if len(ranks) == session.strategy.world_size:
+        session.loader_state = ranks[session.strategy.global_rank]
 
 
 def _manifest(session: Session) -> dict[str, Any]:
@@ -142,6 +157,7 @@ def restore(session: Session, checkpoint: Mapping[str, Any]) -> None:
             callback.load_state_dict(state)
     _restore_progress(session, checkpoint)
     _restore_rng(session, checkpoint)
+    _restore_loader(session, checkpoint)
 
 
 def _restore_optimizers(session: Session, checkpoint: Mapping[str, Any]) -> None:

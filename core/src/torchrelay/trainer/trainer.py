@@ -7,30 +7,28 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from torchrelay.accelerators.accelerator import Accelerator
-from torchrelay.callbacks.callback import Callback, Checkpointer
-from torchrelay.callbacks.model_checkpoint import ModelCheckpoint
-from torchrelay.callbacks.progress_bar import ProgressBar
+from torchrelay.callbacks.callback import Callback
 from torchrelay.datamodule import LightningDataModule
 from torchrelay.errors import ConfigurationError, show_user_errors_as_one_line
 from torchrelay.launchers.supervision import guard_worker
 from torchrelay.module import LightningModule
-from torchrelay.plugin.specs import Capability, Support
-from torchrelay.seed import current_seed
+from torchrelay.profilers.choice import PASS_THROUGH
 from torchrelay.strategies.strategy import Strategy
 from torchrelay.trainer import snapshot
+from torchrelay.trainer.bounds import Limit
 from torchrelay.trainer.build import assemble
-from torchrelay.trainer.data import Limit
-from torchrelay.trainer.metrics import Metrics
+from torchrelay.trainer.equipment import choose_callbacks, choose_loggers, choose_profiler
+from torchrelay.trainer.facts import Facts
 from torchrelay.trainer.options import from_arguments
 from torchrelay.trainer.progress import Progress
+from torchrelay.trainer.report import show_results
+from torchrelay.trainer.resume import resolve_path
 from torchrelay.trainer.run import execute
 from torchrelay.trainer.session import Job, Session, make_job
 
 
-class Trainer:
+class Trainer(Facts):
     """Fits, validates, tests and predicts with a module, on any strategy.
 
     Args:
@@ -42,27 +40,41 @@ class Trainer:
             or an older spelling (16, 32, 64, "bf16").
         plugins: further components, or names of them: a ClusterEnvironment, a CheckpointIO, a Precision.
         callbacks: a callback or a list of them.
-        logger: a logger, a list of them, or None.
+        logger: a logger or a list of them; one of TensorBoard's, or of CSV files where that is not installed, for
+            None and True; none for False.
         max_epochs: epochs after which to stop; -1 for no limit; 1000 when `max_steps` is not given either.
         min_epochs: epochs before which nobody may stop the run.
         max_steps: weight updates after which to stop; -1 for no limit.
         min_steps: weight updates before which nobody may stop the run.
+        max_time: training time after which to stop: a timedelta, its arguments as a dict, or "DD:HH:MM:SS".
         limit_train_batches: so many batches an epoch (int), or a fraction of them (float).
         limit_val_batches: the same for validation.
         limit_test_batches: the same for test.
         limit_predict_batches: the same for prediction.
+        overfit_batches: the same for training and validation, each time the same batches, not shuffled.
         fast_dev_run: try one batch (or so many) of each loader, without logging or checkpoints.
-        check_val_every_n_epoch: validate after every so many epochs.
-        num_sanity_val_steps: validation batches to try before training; -1 for all.
-        log_every_n_steps: weight updates between two rows of a logger.
+        val_check_interval: validate after every so many training batches (int), or after that part of an epoch
+            (float); the end of each epoch when None.
+        check_val_every_n_epoch: validate in every so many epochs alone; None counts the batches of
+            `val_check_interval` through all epochs.
+        num_sanity_val_steps: validation batches to try before training; 2 when None, -1 for all.
+        log_every_n_steps: weight updates between two rows of a logger; 50 when None, 0 for never.
+        reload_dataloaders_every_n_epochs: ask the module or data module for new loaders after so many epochs.
         accumulate_grad_batches: micro-batches whose gradients make one update.
         gradient_clip_val: limit for clipping; None for none.
         gradient_clip_algorithm: "norm" (default) or "value".
         use_distributed_sampler: let each rank read its share of the data.
         sync_batchnorm: compute batch norm over all ranks.
         inference_mode: evaluate under `torch.inference_mode` rather than `torch.no_grad`.
-        enable_progress_bar: show progress.
+        deterministic: let torch use deterministic algorithms alone; "warn" warns where it has none.
+        benchmark: let cuDNN choose the fastest algorithms by trying them; None leaves torch's setting as it is.
+        detect_anomaly: end the run where a loss or a gradient is not finite, and say where. Slow.
+        profiler: measure where time goes: "simple", "advanced", "pytorch", or a profiler.
+        barebones: leave out everything but the loops, to see what the rest costs.
+        enable_progress_bar: show progress; yes when None.
         enable_checkpointing: keep checkpoints; adds a ModelCheckpoint unless one is among the callbacks.
+        enable_model_summary: show what the module is made of before training; yes when None.
+        enable_autolog_hparams: give the loggers what the modules saved as hyper-parameters.
         default_root_dir: where checkpoints and logs go; the working directory when None.
 
     Raises:
@@ -84,22 +96,33 @@ class Trainer:
         min_epochs: int | None = None,
         max_steps: int = -1,
         min_steps: int | None = None,
+        max_time: Any = None,
         limit_train_batches: Limit | None = None,
         limit_val_batches: Limit | None = None,
         limit_test_batches: Limit | None = None,
         limit_predict_batches: Limit | None = None,
+        overfit_batches: Limit = 0.0,
         fast_dev_run: int | bool = False,
-        check_val_every_n_epoch: int = 1,
-        num_sanity_val_steps: int = 2,
-        log_every_n_steps: int = 50,
+        val_check_interval: Limit | None = None,
+        check_val_every_n_epoch: int | None = 1,
+        num_sanity_val_steps: int | None = None,
+        log_every_n_steps: int | None = None,
+        reload_dataloaders_every_n_epochs: int = 0,
         accumulate_grad_batches: int = 1,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
         use_distributed_sampler: bool = True,
         sync_batchnorm: bool = False,
         inference_mode: bool = True,
-        enable_progress_bar: bool = True,
-        enable_checkpointing: bool = True,
+        deterministic: bool | str | None = None,
+        benchmark: bool | None = None,
+        detect_anomaly: bool = False,
+        profiler: Any = None,
+        barebones: bool = False,
+        enable_progress_bar: bool | None = None,
+        enable_checkpointing: bool | None = None,
+        enable_model_summary: bool | None = None,
+        enable_autolog_hparams: bool = True,
         default_root_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         arguments = dict(locals())
@@ -107,19 +130,18 @@ class Trainer:
         guard_worker()
         self.options = from_arguments(arguments)
         self.default_root_dir = os.fspath(default_root_dir or os.getcwd())
-        self.callbacks = _callbacks(
-            callbacks, enable_progress_bar, enable_checkpointing and not fast_dev_run
-        )
-        self.loggers = [] if fast_dev_run else _loggers(logger)
+        self.callbacks = choose_callbacks(arguments)
+        self.watcher = choose_profiler(arguments)
+        self.profiler = self.watcher or PASS_THROUGH
         self.resolution, self.strategy = assemble(arguments, self.options)
+        self.loggers = choose_loggers(arguments, self.default_root_dir)
         self.progress = Progress()
-        self.should_stop = False
+        self.should_stop = self.interrupted = False
         self.session: Session | None = None
         self.received_metrics: dict[str, Any] = {}
         self.logged_metrics: dict[str, float] = {}
-        self.num_training_batches: int | None = None
-        self.enable_validation = False
         self.driver_optimizers: list[Any] = []
+        self._last: LightningModule | None = None
 
     # --- what it does -----------------------------------------------------------------------------------
 
@@ -130,80 +152,123 @@ class Trainer:
         val_dataloaders: Any = None,
         datamodule: LightningDataModule | None = None,
         ckpt_path: str | os.PathLike[str] | None = None,
-        weights_only: bool = True,
+        weights_only: bool | None = None,
     ) -> None:
         """Train a module.
 
         Args:
             model: the module; it holds the fitted weights afterwards.
-            train_dataloaders: batches to train on; the module's `train_dataloader()` when None.
-            val_dataloaders: batches to validate on; the module's `val_dataloader()` when None.
+            train_dataloaders: batches to train on, or a list or dict of loaders, whose batches come together, the
+                shorter ones anew until the longest ends (`CombinedLoader` for another way); the module's
+                `train_dataloader()` when None.
+            val_dataloaders: batches to validate on, or a list or dict of loaders, read one after the other; the
+                module's `val_dataloader()` when None.
             datamodule: gives the data in place of both.
-            ckpt_path: checkpoint of a run to go on with.
+            ckpt_path: checkpoint of a run to go on with: a path or URL, "last", "best" or "hpc".
             weights_only: refuse checkpoints that carry pickled code; False only for files you trust.
         """
         self.should_stop = False
         loaders = {"train": train_dataloaders, "validate": val_dataloaders}
-        job = make_job("fit", model, loaders, datamodule, weights_only)
-        self._run(job, ckpt_path)
+        execute(self, self._job("fit", model, loaders, datamodule, ckpt_path, weights_only))
 
     def validate(
         self,
-        model: LightningModule,
+        model: LightningModule | None = None,
         dataloaders: Any = None,
         ckpt_path: str | os.PathLike[str] | None = None,
+        verbose: bool = True,
         datamodule: LightningDataModule | None = None,
-        weights_only: bool = True,
+        weights_only: bool | None = None,
     ) -> list[dict[str, float]]:
-        """Evaluate `validation_step`; the combined metrics, one dict a data loader."""
-        job = make_job("validate", model, {"validate": dataloaders}, datamodule, weights_only)
-        results: list[dict[str, float]] = self._run(job, ckpt_path)
-        return results
+        """Evaluate `validation_step`; the combined metrics, one dict a data loader.
+
+        Args:
+            model: the module; the last one, with the best weights that were kept, when None.
+            dataloaders: batches, or a list or dict of loaders; the module's `val_dataloader()` when None.
+            ckpt_path: checkpoint to take weights from: a path or URL, "last" or "best".
+            verbose: print the metrics.
+            datamodule: gives the data in place of `dataloaders`.
+            weights_only: refuse checkpoints that carry pickled code; False only for files you trust.
+        """
+        loaders = {"validate": dataloaders}
+        given = (model, loaders, datamodule, ckpt_path, weights_only)
+        return self._evaluate("validate", *given, verbose=verbose)
 
     def test(
         self,
-        model: LightningModule,
+        model: LightningModule | None = None,
         dataloaders: Any = None,
         ckpt_path: str | os.PathLike[str] | None = None,
+        verbose: bool = True,
         datamodule: LightningDataModule | None = None,
-        weights_only: bool = True,
+        weights_only: bool | None = None,
     ) -> list[dict[str, float]]:
-        """Evaluate `test_step`; the combined metrics, one dict a data loader."""
-        job = make_job("test", model, {"test": dataloaders}, datamodule, weights_only)
-        results: list[dict[str, float]] = self._run(job, ckpt_path)
-        return results
+        """Evaluate `test_step`; the combined metrics, one dict a data loader. Arguments as for `validate`."""
+        loaders = {"test": dataloaders}
+        given = (model, loaders, datamodule, ckpt_path, weights_only)
+        return self._evaluate("test", *given, verbose=verbose)
 
     def predict(
         self,
-        model: LightningModule,
+        model: LightningModule | None = None,
         dataloaders: Any = None,
         datamodule: LightningDataModule | None = None,
+        return_predictions: bool | None = None,
         ckpt_path: str | os.PathLike[str] | None = None,
-        weights_only: bool = True,
-    ) -> list[Any]:
-        """Run `predict_step`; this rank's predictions, one entry a batch."""
-        job = make_job("predict", model, {"predict": dataloaders}, datamodule, weights_only)
-        results: list[Any] = self._run(job, ckpt_path)
+        weights_only: bool | None = None,
+    ) -> list[Any] | None:
+        """Run `predict_step`; what it returned for each batch, in the order of the data set, from all ranks.
+
+        Each rank reads whole batches, so the list is the one that a single process would return. Data that ranks
+        share by themselves (a data set without length, a distributed sampler of the user's) is returned by rank 0 for
+        its own part.
+
+        Args:
+            model: the module; the last one, with the best weights that were kept, when None.
+            dataloaders: batches, or a list or dict of loaders, for a list of lists.
+            datamodule: gives the data in place of `dataloaders`.
+            return_predictions: False keeps nothing, for a BasePredictionWriter to write it instead.
+            ckpt_path: checkpoint to take weights from: a path or URL, "last" or "best".
+            weights_only: refuse checkpoints that carry pickled code; False only for files you trust.
+        """
+        job = self._job(
+            "predict", model, {"predict": dataloaders}, datamodule, ckpt_path, weights_only
+        )
+        keeps = return_predictions is not False
+        results: list[Any] | None = execute(self, replace(job, keeps_predictions=keeps))
         return results
 
-    def _run(self, job: Job, ckpt_path: Any) -> Any:
-        if not isinstance(ckpt_path, (str, os.PathLike, type(None))):
-            raise ConfigurationError(
-                f'ckpt_path={ckpt_path!r} must be a path, "best", "last" or None'
-            )
-        path = None if ckpt_path is None else self._checkpoint_path(os.fspath(ckpt_path))
-        return execute(self, replace(job, ckpt_path=path))
+    def _evaluate(self, stage: str, *given: Any, verbose: bool) -> list[dict[str, float]]:
+        results: list[dict[str, float]] = execute(self, self._job(stage, *given))
+        if verbose and self.is_global_zero:
+            show_results(stage, results)
+        return results
 
-    def _checkpoint_path(self, path: str) -> str:
-        if path not in ("best", "last"):
-            return path
-        callback = self.checkpoint_callback
-        found = getattr(callback, f"{path}_model_path", "")
-        if not found:
+    def _job(
+        self,
+        stage: str,
+        model: LightningModule | None,
+        loaders: dict[str, Any],
+        datamodule: LightningDataModule | None,
+        ckpt_path: Any,
+        weights_only: bool | None,
+    ) -> Job:
+        if model is None:
+            model, ckpt_path = self._last_model(stage), ckpt_path or self._best()
+        self._last = model
+        job = make_job(stage, model, loaders, datamodule, weights_only is not False)
+        return replace(job, ckpt_path=resolve_path(self, ckpt_path, stage))
+
+    def _last_model(self, stage: str) -> LightningModule:
+        if stage == "fit" or self._last is None:
             raise ConfigurationError(
-                f'ckpt_path="{path}": no such checkpoint has been kept yet; fit with a ModelCheckpoint first'
+                f"{stage} needs a torchrelay.LightningModule, not None; give it: {stage}(model)"
             )
-        return str(found)
+        return self._last
+
+    def _best(self) -> str | None:
+        best = getattr(self.checkpoint_callback, "best_model_path", "")
+        return "best" if best else None
 
     def save_checkpoint(self, filepath: str | os.PathLike[str], weights_only: bool = False) -> None:
         """Write a checkpoint of the run that is under way, or was last. Collective: every rank calls it.
@@ -220,7 +285,8 @@ class Trainer:
             )
         launcher = self.strategy.launcher
         if self.session.connected or launcher is None:
-            self._save(os.fspath(filepath), weights_only)
+            with self.profiler.profile("save_checkpoint"):
+                self._save(os.fspath(filepath), weights_only)
         else:
             launcher.launch(self._save, os.fspath(filepath), weights_only)
 
@@ -236,137 +302,20 @@ class Trainer:
         """What was chosen, and why, a line each."""
         return self.resolution.explain()
 
-    # --- what it knows ----------------------------------------------------------------------------------
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print on global rank 0 alone."""
+        if self.is_global_zero:
+            print(*args, **kwargs)
 
     @property
-    def current_epoch(self) -> int:
-        """Epochs completed."""
-        return self.progress.epoch
+    def accumulate_grad_batches(self) -> int:
+        """Micro-batches whose gradients make one update; a number that is set holds from the next epoch on."""
+        return self.options.accumulate_grad_batches
 
-    @property
-    def global_step(self) -> int:
-        """Weight updates made."""
-        return self.progress.global_step
-
-    @property
-    def max_epochs(self) -> int | None:
-        """Epochs after which fit stops."""
-        return self.options.max_epochs
-
-    @property
-    def world_size(self) -> int:
-        """Number of processes."""
-        return self.strategy.world_size
-
-    @property
-    def global_rank(self) -> int:
-        """This process's global rank."""
-        return self.strategy.global_rank
-
-    @property
-    def local_rank(self) -> int:
-        """This process's rank on its node."""
-        return self.strategy.local_rank
-
-    @property
-    def is_global_zero(self) -> bool:
-        """Whether this process has global rank 0."""
-        return self.strategy.is_global_zero
-
-    @property
-    def sanity_checking(self) -> bool:
-        """Whether validation is being tried before training."""
-        return self.session is not None and self.session.sanity_checking
-
-    @property
-    def metrics(self) -> Metrics:
-        """What `self.log` records into at present."""
-        if self.session is None:
-            raise ConfigurationError("nothing is running, so there is nothing to log to")
-        return self.session.metrics
-
-    @property
-    def callback_metrics(self) -> dict[str, torch.Tensor]:
-        """Every metric of the run, by name, as 0-dim tensors."""
-        return {**self.received_metrics, **(self.session.values() if self.session else {})}
-
-    @property
-    def progress_bar_metrics(self) -> dict[str, Any]:
-        """The metrics that were logged with `prog_bar=True`."""
-        if self.session is None:
-            return {}
-        found = self.session.train_metrics.progress_bar_values()
-        for metrics in self.session.evaluation_metrics.values():
-            found |= metrics.progress_bar_values()
-        return found
-
-    @property
-    def logger(self) -> Any:
-        """The first logger, or None."""
-        return self.loggers[0] if self.loggers else None
-
-    @property
-    def checkpointers(self) -> list[Checkpointer]:
-        """The callbacks that write checkpoints."""
-        return [callback for callback in self.callbacks if isinstance(callback, Checkpointer)]
-
-    @property
-    def checkpoint_callback(self) -> Checkpointer | None:
-        """The first callback that writes checkpoints, or None."""
-        return next(iter(self.checkpointers), None)
-
-    @property
-    def datamodule(self) -> LightningDataModule | None:
-        """The data module of the run, or None."""
-        return None if self.session is None else self.session.job.datamodule
-
-    @property
-    def optimizers(self) -> list[torch.optim.Optimizer]:
-        """The optimizers of the run."""
-        return self.strategy.optimizers
-
-    @property
-    def allows_uneven_evaluation(self) -> bool:
-        """Whether ranks may evaluate different numbers of batches, so that no sample is counted twice."""
-        declared = self.strategy.capabilities[Capability.UNEVEN_EVALUATION]
-        return declared.support is not Support.UNSUPPORTED
-
-    @property
-    def data_seed(self) -> int:
-        """Seed of the order in which ranks share shuffled data; equal on all ranks."""
-        return current_seed()
+    @accumulate_grad_batches.setter
+    def accumulate_grad_batches(self, number: int) -> None:
+        self.options = replace(self.options, accumulate_grad_batches=number)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the run behind: a process that is about to be launched has its own."""
-        return {**self.__dict__, "session": None, "driver_optimizers": []}
-
-
-def _callbacks(given: Any, progress_bar: bool, checkpointing: bool) -> list[Callback]:
-    callbacks: list[Callback] = _listed(given)
-    for callback in callbacks:
-        if not isinstance(callback, Callback):
-            raise ConfigurationError(
-                f"callbacks has {callback!r}, which is no torchrelay.Callback; give an instance of one"
-            )
-    if progress_bar and not any(isinstance(callback, ProgressBar) for callback in callbacks):
-        callbacks.append(ProgressBar())
-    if checkpointing and not any(isinstance(callback, Checkpointer) for callback in callbacks):
-        callbacks.append(ModelCheckpoint())
-    return callbacks
-
-
-def _loggers(given: Any) -> list[Any]:
-    loggers = _listed(given)
-    for logger in loggers:
-        if isinstance(logger, type) or not hasattr(logger, "log_metrics"):
-            raise ConfigurationError(
-                f"logger={logger!r} has no log_metrics(metrics, step); give an object that has, such as "
-                "torchrelay.loggers.CSVLogger(save_dir)"
-            )
-    return loggers
-
-
-def _listed(given: Any) -> list[Any]:
-    if given is None or given is False:
-        return []
-    return list(given) if isinstance(given, (list, tuple)) else [given]
+        return {**self.__dict__, "session": None, "driver_optimizers": [], "_last": None}

@@ -115,6 +115,8 @@ def quiet(**arguments: Any) -> Trainer:
         "accelerator": "cpu",
         "enable_progress_bar": False,
         "enable_checkpointing": False,
+        "enable_model_summary": False,
+        "logger": False,
         "num_sanity_val_steps": 0,
         "default_root_dir": str(OUT),
     }

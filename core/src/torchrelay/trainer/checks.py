@@ -1,0 +1,87 @@
+"""What is known to fail, refused before any process starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from torchrelay.checkpoint import files
+from torchrelay.checkpoint.canonical import to_canonical
+from torchrelay.checkpoint.model_state import check_model_state
+from torchrelay.errors import CheckpointError, ConfigurationError
+from torchrelay.module import LightningModule, ModuleHooks, is_overridden
+from torchrelay.strategies.steps import STEPS, shape_of
+from torchrelay.trainer import snapshot
+from torchrelay.trainer.loaders import no_data
+from torchrelay.trainer.needs import refuse_unsupported
+from torchrelay.trainer.session import Job
+
+if TYPE_CHECKING:
+    from torchrelay.trainer.trainer import Trainer
+
+NEEDED = {
+    "fit": ("training_step", "configure_optimizers"),
+    "validate": ("validation_step",),
+    "test": ("test_step",),
+    "predict": (),
+}
+"""What a module must define for a job."""
+
+
+def check(trainer: Trainer, job: Job) -> None:
+    """Refuse, before any process starts, what is known to fail."""
+    module = job.module
+    if not isinstance(module, LightningModule):
+        raise ConfigurationError(
+            f"{job.stage} needs a torchrelay.LightningModule, not {type(module).__name__}"
+        )
+    for name in NEEDED[job.stage]:
+        if not is_overridden(name, module, LightningModule):
+            raise ConfigurationError(
+                f"{type(module).__name__} has no {name}; {job.stage} needs it: define "
+                f"{name}(self{', batch, batch_idx' if name.endswith('step') else ''})"
+            )
+    for name in STEPS:
+        shape_of(module, name)
+    check_data(job)
+    if job.stage == "fit" and trainer.checkpointers:
+        snapshot.hyper_parameters(job)  # what could not be saved is better known now
+    refuse_unsupported(trainer.strategy, trainer.options, module, job.stage)
+    if job.ckpt_path is not None:
+        check_checkpoint(trainer, job, job.ckpt_path)
+
+
+def check_data(job: Job) -> None:
+    """Refuse a job without data, and data that cannot be read.
+
+    Raises:
+        ConfigurationError: it is one of those.
+    """
+    data = "train" if job.stage == "fit" else job.stage
+    if not job.has_data(data):
+        raise no_data(job, data)
+    for stage, loader in job.loaders.items():
+        if loader is not None and not isinstance(loader, Iterable):
+            raise ConfigurationError(
+                f"{job.stage} got {loader!r} as the data of {stage}; give a DataLoader or another iterable of batches"
+            )
+
+
+def check_checkpoint(trainer: Trainer, job: Job, path: str) -> None:
+    """Refuse a checkpoint that is missing, and, where processes are about to be started, one that is of no use.
+
+    The file is read once more for that; a failure in each of many processes costs more.
+
+    Raises:
+        CheckpointError: it is missing, torn, carries pickled code, or is of another model.
+    """
+    if not files.exists(path):
+        raise CheckpointError(f"ckpt_path={path!r} does not exist")
+    launcher, environment = trainer.strategy.launcher, trainer.strategy.cluster_environment
+    if launcher is not None and not environment.creates_processes:
+        io = trainer.strategy.checkpoint_io
+        if files.is_folder(path):
+            return  # a backend's own form, which it reads itself
+        checkpoint = to_canonical(io.load_checkpoint(path, weights_only=job.weights_only))
+        if not is_overridden("on_load_checkpoint", job.module, ModuleHooks):
+            check_model_state(job.module, checkpoint["state_dict"])

@@ -1,0 +1,37 @@
+"""What a training step returns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from torchrelay.errors import ConfigurationError
+
+
+def loss_of(outputs: Any) -> torch.Tensor | None:
+    """The loss that a training step returned: a tensor, the "loss" of a dict, or None for no update.
+
+    Raises:
+        ConfigurationError: it returned something else.
+    """
+    loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+    if outputs is None or (isinstance(loss, torch.Tensor) and loss.numel() == 1):
+        return loss
+    if isinstance(loss, torch.Tensor):
+        raise ConfigurationError(
+            f"training_step returned a loss of shape {tuple(loss.shape)}; reduce it to one number, as loss.mean() does"
+        )
+    raise ConfigurationError(
+        f"training_step returned {type(outputs).__name__}; return the loss (a 0-dim tensor), a dict whose 'loss' is "
+        "one, or None to skip the update"
+    )
+
+
+def detached(outputs: Any) -> Any:
+    """The same without its graph, for hooks."""
+    if isinstance(outputs, torch.Tensor):
+        return outputs.detach()
+    if isinstance(outputs, dict):
+        return {name: detached(value) for name, value in outputs.items()}
+    return outputs
