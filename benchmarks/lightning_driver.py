@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from workload import DDP_ARGUMENTS, LOG_EVERY, Case, Clock, Losses, make_loader, make_module, report
+from workload import (
+    DDP_ARGUMENTS,
+    LOG_EVERY,
+    Case,
+    Clock,
+    Losses,
+    latest_loss,
+    make_callbacks,
+    make_loader,
+    make_module,
+    make_validation_loader,
+    report,
+)
 
 
 class LossLogger(Logger):
@@ -22,9 +34,12 @@ class LossLogger(Logger):
         self._losses = losses
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        # Lightning counts the update whose metrics it logs from zero.
-        if "loss" in metrics and step is not None:
-            self._losses.write(step + 1, metrics["loss"])
+        loss = latest_loss(metrics)
+        if step is not None and loss is not None:
+            # Lightning counts the update whose metrics it logs from zero.
+            self._losses.write(step + 1, loss)
+        if step is not None and "val_loss" in metrics:
+            self._losses.write(step + 1, metrics["val_loss"])
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -40,14 +55,17 @@ def main() -> None:
         strategy=ddp if case.processes > 1 else SingleDeviceStrategy("cpu"),
         logger=LossLogger(losses),
         log_every_n_steps=LOG_EVERY,
-        max_epochs=1,
+        max_epochs=case.epochs,
+        accumulate_grad_batches=case.accumulate,
+        callbacks=make_callbacks(Callback, case),
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(make_module(LightningModule, case, clock), make_loader(case))
+    module = make_module(LightningModule, case, clock)
+    trainer.fit(module, make_loader(case), make_validation_loader(case))
     if trainer.is_global_zero:
         report(case, clock, losses)
 

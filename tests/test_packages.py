@@ -27,6 +27,7 @@ EXTRAS = {
     "rich": set(),
     "tensorboard": set(),
     "testing": set(),
+    "tqdm": set(),
 }
 TRAIN = """
 import sys

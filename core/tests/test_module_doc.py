@@ -79,8 +79,8 @@ def test_the_listing_is_what_happens(boring, make_trainer, tmp_path):
     lines.clear()
     again = make_trainer(max_epochs=1)
     again.fit(type("Recorder", (Net,), methods)(), ckpt_path=tmp_path / "one.ckpt")
-    assert lines.index("configure_optimizers") + 1 == lines.index("on_load_checkpoint")
-    assert lines.index("on_load_checkpoint") + 1 == lines.index("train_dataloader")
+    assert lines.index("configure_model") + 1 == lines.index("on_load_checkpoint")
+    assert lines.index("on_load_checkpoint") + 1 == lines.index("configure_optimizers")
 
 
 def test_every_method_that_can_be_overridden_is_named():

@@ -11,7 +11,7 @@ import pytest
 import torchrelay
 
 PUBLIC = {
-    "torchrelay": "Callback LightningDataModule LightningModule Strategy Trainer seed_everything",
+    "torchrelay": "Callback CombinedLoader LightningDataModule LightningModule Strategy Trainer seed_everything",
     "torchrelay.accelerators": "Accelerator CPUAccelerator CUDAAccelerator MPSAccelerator",
     "torchrelay.callbacks": (
         "BasePredictionWriter Callback Checkpointer DeviceStatsMonitor EMAWeightAveraging EarlyStopping "
@@ -48,6 +48,7 @@ PUBLIC = {
         "Build Clip Needs ParallelStrategy Parts Plan SingleDeviceStrategy StepDispatcher Strategy"
     ),
     "torchrelay.trainer": "Trainer",
+    "torchrelay.utilities": "CombinedLoader grad_norm rank_zero_info rank_zero_only rank_zero_warn",
 }
 TORCH_FREE = [
     "torchrelay",

@@ -11,6 +11,7 @@
     │   ├── BrokenPluginError        the distribution is installed, but its plugin module does not load
     │   ├── UnavailableError         the plugin is fine; the vendor's SDK or the hardware is missing
     │   ├── UnsupportedError         the strategy declares that it cannot do this
+    │   ├── NonFiniteLossError       a loss is NaN or infinite  (also ArithmeticError)
     │   ├── LaunchError              the processes cannot be started from here
     │   └── CheckpointError          a checkpoint is missing, torn, foreign, or not safe to load
     ├── PluginError                  a plugin departs from the contract; recorded by discovery, never fatal

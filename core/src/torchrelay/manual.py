@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from torchrelay.errors import ConfigurationError
+from torchrelay.module_facts import ModuleFacts
 from torchrelay.strategies.plan import Clip
-
-if TYPE_CHECKING:
-    from torchrelay.trainer.trainer import Trainer
 
 
 class DriverOptimizer(Protocol):
@@ -27,15 +25,10 @@ class DriverOptimizer(Protocol):
         """Clear the gradients, as the strategy does it."""
 
 
-class ManualOptimization:
+class ManualOptimization(ModuleFacts):
     """Backward passes, optimizers and schedulers in the hands of a module."""
 
     _toggled: dict[nn.Parameter, bool] | None = None
-
-    @property
-    def trainer(self) -> Trainer:
-        """The Trainer that drives this module."""
-        raise NotImplementedError
 
     def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
         """Run the backward pass of a loss that is divided and scaled already; override to do it otherwise."""
@@ -49,6 +42,12 @@ class ManualOptimization:
             args: for `backward`, as are
             kwargs: such as `retain_graph=True`.
         """
+        hooks = self.trainer.hooks
+        hooks.call("on_before_backward", loss)
+        self._backward(loss, args, kwargs)
+        hooks.call("on_after_backward")
+
+    def _backward(self, loss: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         strategy = self.trainer.strategy
         if not args and not kwargs:
             strategy.backward(loss)

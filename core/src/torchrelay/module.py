@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from torchrelay.checkpoint.model_state import load_model_state
 from torchrelay.data_hooks import DataHooks
-from torchrelay.errors import ConfigurationError
 from torchrelay.hparams import HyperParameterMixin
 from torchrelay.manual import DriverOptimizer, ManualOptimization
+from torchrelay.module_facts import ModuleFacts
 
 if TYPE_CHECKING:
     from torchrelay.trainer.trainer import Trainer
@@ -46,7 +45,7 @@ class ModuleHooks:
         """Act before a batch; return -1 to skip the rest of the epoch."""
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Act after a batch; `outputs` is what `training_step` returned, detached."""
+        """Act after a batch; `outputs` is a dict: the "loss", divided for accumulation, and what else was returned."""
 
     def on_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
         """Act before gradients are cleared."""
@@ -129,7 +128,7 @@ class ModuleHooks:
         """Read from a checkpoint about to be restored."""
 
 
-class LightningModule(ModuleHooks, DataHooks, ManualOptimization, HyperParameterMixin, nn.Module):
+class LightningModule(ModuleHooks, DataHooks, ManualOptimization, HyperParameterMixin, ModuleFacts):
     """A module that knows how it is trained.
 
     Define `training_step` and `configure_optimizers`, and `validation_step`, `test_step` or `predict_step` as
@@ -176,6 +175,10 @@ class LightningModule(ModuleHooks, DataHooks, ManualOptimization, HyperParameter
     ) -> None:
         """Make one update; override to skip some or to warm up the learning rate."""
         optimizer.step(closure=optimizer_closure)
+
+    def configure_callbacks(self) -> Any:
+        """Return a callback or a list of them, each in the place of any of its class that the Trainer has."""
+        return []
 
     def configure_model(self) -> None:
         """Make the layers, in the format of the run's precision; called before each stage, so make them once."""
@@ -225,56 +228,6 @@ class LightningModule(ModuleHooks, DataHooks, ManualOptimization, HyperParameter
         self.train()
 
     # --- what the driver provides -----------------------------------------------------------------------
-
-    @property
-    def trainer(self) -> Trainer:
-        """The Trainer that drives this module at present.
-
-        Raises:
-            ConfigurationError: none does.
-        """
-        if self._trainer is None:
-            raise ConfigurationError(
-                f"{type(self).__name__} is attached to no Trainer; self.trainer is there during fit, validate, test "
-                "and predict"
-            )
-        return self._trainer
-
-    @trainer.setter
-    def trainer(self, trainer: Trainer | None) -> None:
-        self._trainer = trainer
-
-    @property
-    def current_epoch(self) -> int:
-        """Epochs completed; 0 without a Trainer."""
-        return self._trainer.current_epoch if self._trainer is not None else 0
-
-    @property
-    def global_step(self) -> int:
-        """Weight updates made; 0 without a Trainer."""
-        return self._trainer.global_step if self._trainer is not None else 0
-
-    @property
-    def global_rank(self) -> int:
-        """This process's global rank; 0 without a Trainer."""
-        return self._trainer.strategy.global_rank if self._trainer is not None else 0
-
-    @property
-    def local_rank(self) -> int:
-        """This process's rank on its node; 0 without a Trainer."""
-        return self._trainer.strategy.local_rank if self._trainer is not None else 0
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the module's parameters, or of its buffers if it has none."""
-        for tensor in (*self.parameters(), *self.buffers()):
-            return tensor.device
-        return torch.device("cpu")
-
-    @property
-    def logger(self) -> Any:
-        """The Trainer's first logger, or None."""
-        return self._trainer.logger if self._trainer is not None else None
 
     def log(  # noqa: PLR0913 - Lightning's arguments, all of them
         self,

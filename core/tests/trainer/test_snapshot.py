@@ -315,3 +315,25 @@ def test_two_callbacks_of_one_key_keep_their_own_states(boring, make_trainer, tm
     )
     assert [c.best_model_path for c in again] == [c.best_model_path for c in first]
     assert again[0].best_model_path != again[1].best_model_path
+
+
+def test_a_module_may_make_its_layers_as_a_checkpoint_has_them(boring, make_trainer, tmp_path):
+    """Before its optimizers are built, which would otherwise hold the parameters of layers that are gone."""
+
+    def resize(self, checkpoint):
+        width = checkpoint["state_dict"]["net.0.weight"].shape[0]
+        self.net[0], self.net[3] = torch.nn.Linear(4, width), torch.nn.Linear(width, 1)
+
+    wide = boring.regression()
+    resize(wide, {"state_dict": {"net.0.weight": torch.zeros(12, 4)}})
+    first = make_trainer()
+    first.fit(wide, boring.loader())
+    first.save_checkpoint(tmp_path / "wide.ckpt")
+
+    module = boring.regression(on_load_checkpoint=resize)
+    trainer = make_trainer(max_epochs=2)
+    trainer.fit(module, boring.loader(), ckpt_path=tmp_path / "wide.ckpt")
+    assert module.net[0].out_features == 12
+    held = {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]}
+    assert held == {id(p) for p in module.parameters()}
+    assert not torch.equal(module.net[0].weight, wide.net[0].weight)

@@ -40,7 +40,8 @@ class ModelCheckpoint(Checkpointer):
     does. A metric that only validation logs is judged from the first validation on.
 
     Args:
-        dirpath: folder; `checkpoints` under the Trainer's `default_root_dir` when None.
+        dirpath: folder; `checkpoints` in the folder of the logger's run when None, or, without a logger, under the
+            Trainer's `default_root_dir`.
         filename: name without suffix; `{epoch}`, `{step}` and metric names in braces are filled in, as
             `{epoch}-{val_loss:.2f}`. Default: `{epoch}-{step}`.
         monitor: the logged metric to judge by; None keeps the latest.
@@ -235,7 +236,7 @@ class ModelCheckpoint(Checkpointer):
         return self.top_k.rank(float(found[self.monitor]))
 
     def _folder(self, trainer: Trainer) -> str:
-        return self.dirpath or files.join(trainer.default_root_dir, "checkpoints")
+        return self.dirpath or files.join(run_folder(trainer), "checkpoints")
 
     def _stem(self, trainer: Trainer, values: dict[str, Any], template: str) -> str:
         name = fill(template, values, with_names=self.auto_insert_metric_name)
@@ -323,6 +324,17 @@ class ModelCheckpoint(Checkpointer):
             root = files.join(save_dir, *([str(name)] if name else []))
             folders += [files.join(root, run, "checkpoints") for run in files.list_folder(root)]
         return folders
+
+
+def run_folder(trainer: Trainer) -> str:
+    """The folder of the run: the first logger's, where it has one, or else `default_root_dir`."""
+    save_dir, name, version = (
+        getattr(trainer.logger, each, None) for each in ("save_dir", "name", "version")
+    )
+    if save_dir is None or version is None:
+        return trainer.default_root_dir
+    run = version if isinstance(version, str) else f"version_{version}"
+    return files.join(save_dir, *([str(name)] if name else []), run)
 
 
 def _values(trainer: Trainer, reason: str) -> dict[str, Any]:

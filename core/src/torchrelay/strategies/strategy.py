@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torchrelay.errors import UnsupportedError
 from torchrelay.plugin.specs import Capabilities, Capability, Support
 from torchrelay.precision.mixed import drives_its_closure
+from torchrelay.strategies.communication import Communication
 from torchrelay.strategies.components import bound
 from torchrelay.strategies.plan import Clip, Needs, Plan
 from torchrelay.strategies.schedulers import expect_updates, follow
@@ -32,7 +33,7 @@ Closure = Callable[[], Any]
 _NOTHING: AbstractContextManager[None] = nullcontext()
 
 
-class Strategy(Stateful):
+class Strategy(Communication, Stateful):
     """How a model is placed, run, updated and saved on some kind of hardware.
 
     Composed of an accelerator, a precision, a checkpoint IO, a cluster environment, collectives and, where it

@@ -26,7 +26,7 @@ def begin(session: Session) -> None:
         callback.setup(trainer, job.module, job.stage)
     job.module.setup(job.stage)
     configure_model(session)
-    if job.stage == "fit":
+    if job.stage == "fit" and session.options.enable_autolog_hparams:
         log_hyperparameters(session)
 
 

@@ -10,7 +10,7 @@ Limit = int | float
 """So many batches (int), or a fraction of them (float)."""
 
 
-def at_least(value: Any, least: int, name: str) -> None:
+def check_least(value: Any, least: int, name: str) -> None:
     """Refuse what is no whole number, or too small.
 
     Raises:
@@ -18,6 +18,18 @@ def at_least(value: Any, least: int, name: str) -> None:
     """
     if not is_whole(value) or value < least:
         raise ConfigurationError(f"{name}={value!r} must be a whole number from {least}")
+
+
+def check_flag(value: Any, name: str, *, optional: bool = False) -> None:
+    """Refuse what is neither True nor False; None passes for an optional one.
+
+    Raises:
+        ConfigurationError: it is.
+    """
+    if not isinstance(value, bool) and not (optional and value is None):
+        raise ConfigurationError(
+            f"{name}={value!r} must be True or False{' or None' if optional else ''}"
+        )
 
 
 def check_limit(value: Any, name: str) -> None:

@@ -15,6 +15,7 @@ from torchrelay.trainer.data_facts import DataFacts
 from torchrelay.trainer.hooks import Hooks, is_kind
 from torchrelay.trainer.metrics import Metrics
 from torchrelay.trainer.options import Options
+from torchrelay.trainer.place_facts import PlaceFacts
 from torchrelay.trainer.progress import Progress
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def _option(name: str, meaning: str) -> Any:
     return property(read, doc=meaning)
 
 
-class Facts(DataFacts):
+class Facts(PlaceFacts, DataFacts):
     """The read-only side of a Trainer.
 
     Attributes:
@@ -61,7 +62,7 @@ class Facts(DataFacts):
 
     callbacks: list[Any]
     default_root_dir: str
-    logged_metrics: dict[str, float]
+    logged_metrics: dict[str, torch.Tensor]
     loggers: list[Any]
     options: Options
     progress: Progress
@@ -136,63 +137,6 @@ class Facts(DataFacts):
     )
     gradient_clip_val: float | None = _option("gradient_clip_val", "Limit for clipping.")
     gradient_clip_algorithm: str | None = _option("gradient_clip_algorithm", "norm or value.")
-
-    # --- where it runs ----------------------------------------------------------------------------------
-
-    @property
-    def accelerator(self) -> Any:
-        """The kind of device."""
-        return self.strategy.accelerator
-
-    @property
-    def precision_plugin(self) -> Any:
-        """What converts batches and scales losses."""
-        return self.strategy.precision_plugin
-
-    @property
-    def precision(self) -> str:
-        """Canonical name of the precision."""
-        return self.strategy.precision_plugin.name
-
-    @property
-    def world_size(self) -> int:
-        """Number of processes."""
-        return self.strategy.world_size
-
-    @property
-    def global_rank(self) -> int:
-        """This process's global rank."""
-        return self.strategy.global_rank
-
-    @property
-    def local_rank(self) -> int:
-        """This process's rank on its node."""
-        return self.strategy.local_rank
-
-    @property
-    def node_rank(self) -> int:
-        """Number of this process's node."""
-        return self.strategy.node_rank
-
-    @property
-    def num_nodes(self) -> int:
-        """Number of nodes."""
-        return self.strategy.num_nodes
-
-    @property
-    def num_devices(self) -> int:
-        """Devices on this node."""
-        return len(self.device_ids)
-
-    @property
-    def device_ids(self) -> list[int]:
-        """Numbers of this node's devices."""
-        return list(self.strategy.devices)
-
-    @property
-    def is_global_zero(self) -> bool:
-        """Whether this process has global rank 0."""
-        return self.strategy.is_global_zero
 
     # --- what it is doing -------------------------------------------------------------------------------
 

@@ -15,8 +15,9 @@ from torchrelay.plugin.specs import Capability
 from torchrelay.profilers.watching import watched, watched_items
 from torchrelay.trainer.agreement import check_numbers, in_step
 from torchrelay.trainer.evaluate import evaluate_portions
-from torchrelay.trainer.optimizers import StrategyOptimizer, step_scheduler
-from torchrelay.trainer.outputs import detached, loss_of
+from torchrelay.trainer.followers import Followers
+from torchrelay.trainer.optimizers import StrategyOptimizer
+from torchrelay.trainer.outputs import loss_of, told
 from torchrelay.trainer.session import Session
 from torchrelay.trainer.settings import check_finite
 from torchrelay.trainer.validation_schedule import ValidationSchedule
@@ -105,15 +106,12 @@ class FitLoop:
         self.own_step = session.own("optimizer_step")
         self.own_zero_grad = session.own("optimizer_zero_grad")
         self.own_clipping = session.own("configure_gradient_clipping")
-        self.step_scheduler = session.own("lr_scheduler_step") or step_scheduler
+        self.followers = Followers(session)
         own_backward = session.own("backward")
         if own_backward is not None:
             self.strategy.backward_through = own_backward
         self.move = session.mover()
         self.checkpointing = bool(self.trainer.checkpointers)
-        schedulers = [] if self.manual else session.schedulers
-        self.step_schedulers = [c for c in schedulers if c.interval == "step"]
-        self.epoch_schedulers = [c for c in schedulers if c.interval == "epoch"]
 
     # --- how long ---------------------------------------------------------------------------------------
 
@@ -229,16 +227,16 @@ class FitLoop:
         session, progress = self.session, self.progress
         session.metrics.in_step = False
         session.train_metrics.close_epoch(reset=False)
-        if complete and self.validates_now(last=True):
-            self.validate()
+        if complete:
+            self.followers.follow_epoch(watching=False)
+            if self.validates_now(last=True):
+                self.validate()
         session.hooks.call("on_train_epoch_end")
         session.train_metrics.close_epoch()  # once more, for what that hook has logged
         session.send_epoch_metrics(session.train_metrics)
         session.tell_loggers("save")
         if complete:
-            for config in self.epoch_schedulers:
-                if (progress.epoch + 1) % config.frequency == 0:
-                    config.step(session.values, session.agree, self.step_scheduler)
+            self.followers.follow_epoch(watching=True)
             progress.close_epoch()
         session.offer_checkpoint("epoch" if complete else "end")
         self.validated = False
@@ -300,7 +298,8 @@ class FitLoop:
         self.progress.batch += 1
         self.progress.batches += 1
         if self.on_batch_end is not None:
-            self.on_batch_end(detached(self.outputs), batch, i)
+            divisor = 1 if self.manual else self.plan.loss_divisor
+            self.on_batch_end(told(self.outputs, divisor), batch, i)
         if self.progress.global_step // self.log_every > updates_before // self.log_every:
             self.session.send_step_metrics()
         return True
@@ -310,12 +309,14 @@ class FitLoop:
         if not self.optimizers:
             self.compute()
             return
-        optimizer = self.optimizers[0]
+        optimizer, updates_before = self.optimizers[0], self.progress.global_step
         if self.own_step is not None:
             self.own_step(self.progress.epoch, self.batch_idx, optimizer, self.compute)
         else:
             self.strategy.optimizer_step(optimizer.optimizer, self.closure)
             self.count_update()
+        if self.followers.of_updates:
+            self.followers.follow_updates(updates_before)
 
     def closure(self) -> Any:
         """What an update needs first: gradients, made final."""
@@ -368,12 +369,5 @@ class FitLoop:
             self.strategy.clip_gradients(optimizer, self.plan.clip)
 
     def count_update(self) -> None:
-        """Count an update and step the schedulers that follow updates."""
-        if not self.step_schedulers:
-            self.progress.global_step += self.plan.updates
-            return
-        for _ in range(self.plan.updates):
-            self.progress.global_step += 1
-            for config in self.step_schedulers:
-                if self.progress.global_step % config.frequency == 0:
-                    config.step(self.session.values, self.session.agree, self.step_scheduler)
+        """Count an update."""
+        self.progress.global_step += self.plan.updates

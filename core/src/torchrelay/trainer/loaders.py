@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from torchrelay.combined_loader import CombinedLoader, is_loader
 from torchrelay.errors import ConfigurationError
 from torchrelay.plugin.specs import Capability
+from torchrelay.seed import seed_workers_of
 from torchrelay.trainer.batch_indices import recorded
 from torchrelay.trainer.data import Portion, length
 from torchrelay.trainer.sharding import can_be_shared, in_order, shard
@@ -163,6 +164,7 @@ class Loaders:
             )
         if length(loader) is None:
             strategy.require(Capability.ITERABLE_DATASETS, f"the data of {stage}")
+        seed_workers_of(loader, strategy.global_rank)
         return loader
 
     def _portion(self, loader: Iterable[Any], stage: str) -> Portion:

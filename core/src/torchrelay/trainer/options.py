@@ -59,16 +59,19 @@ class Options:
     benchmark: bool | None = None
     detect_anomaly: bool = False
     barebones: bool = False
+    enable_autolog_hparams: bool = True
 
     def __post_init__(self) -> None:
         for stage in STAGES.values():
             bounds.check_limit(getattr(self, stage.limit), stage.limit)
         bounds.check_limit(self.overfit_batches, "overfit_batches")
         for name, least in LEAST.items():
-            if getattr(self, name) is not None:
-                bounds.at_least(getattr(self, name), least, name)
+            if getattr(self, name) is not None or name in NEVER_NONE:
+                bounds.check_least(getattr(self, name), least, name)
+        for name in FLAGS:
+            bounds.check_flag(getattr(self, name), name)
         if not isinstance(self.fast_dev_run, bool):
-            bounds.at_least(self.fast_dev_run, 0, "fast_dev_run")
+            bounds.check_least(self.fast_dev_run, 0, "fast_dev_run")
         bounds.check_validation(self.val_check_interval, self.check_val_every_n_epoch)
         self._check_overfitting()
         self._check_clipping()
@@ -178,12 +181,25 @@ LEAST = {
 """The smallest value of each argument that is a whole number."""
 
 
+NEVER_NONE = ("accumulate_grad_batches", "max_steps", "reload_dataloaders_every_n_epochs")
+FLAGS = (
+    "barebones",
+    "enable_autolog_hparams",
+    "inference_mode",
+    "sync_batchnorm",
+    "use_distributed_sampler",
+)
+SWITCHES = ("enable_checkpointing", "enable_model_summary", "enable_progress_bar")
+
+
 def from_arguments(arguments: Mapping[str, Any]) -> Options:
     """The options among a Trainer's arguments.
 
     Raises:
         ConfigurationError: one is out of its bounds, or contradicts another.
     """
+    for name in SWITCHES:
+        bounds.check_flag(arguments[name], name, optional=True)
     if arguments["barebones"]:
         asked = [f"{name}={arguments[name]!r}" for name in BAREBONES_OFF if arguments[name]]
         if asked:

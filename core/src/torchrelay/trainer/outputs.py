@@ -28,6 +28,21 @@ def loss_of(outputs: Any) -> torch.Tensor | None:
     )
 
 
+def told(outputs: Any, divisor: int) -> dict[str, Any]:
+    """What `on_train_batch_end` is given: the outputs as a dict without its graph, empty where the step was skipped.
+
+    Args:
+        outputs: what the step returned.
+        divisor: what the loss was divided by, for accumulation.
+    """
+    if outputs is None:
+        return {}
+    given: dict[str, Any] = detached(outputs if isinstance(outputs, dict) else {"loss": outputs})
+    if divisor != 1:
+        given["loss"] = given["loss"] / divisor
+    return given
+
+
 def detached(outputs: Any) -> Any:
     """The same without its graph, for hooks."""
     if isinstance(outputs, torch.Tensor):

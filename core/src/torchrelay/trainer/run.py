@@ -20,6 +20,7 @@ from torchrelay.profilers.watching import watching
 from torchrelay.trainer import snapshot
 from torchrelay.trainer.begin import begin
 from torchrelay.trainer.checks import check
+from torchrelay.trainer.equipment import with_those_of
 from torchrelay.trainer.evaluate import evaluate, predict
 from torchrelay.trainer.fit import fit
 from torchrelay.trainer.resume import check_progress
@@ -56,7 +57,7 @@ class Outcome:
     metrics: dict[str, Any] = field(default_factory=dict)
     callbacks: dict[str, Any] = field(default_factory=dict)
     progress: dict[str, Any] = field(default_factory=dict)
-    logged: dict[str, float] = field(default_factory=dict)
+    logged: dict[str, Any] = field(default_factory=dict)
     versions: list[Any] = field(default_factory=list)
 
 
@@ -73,6 +74,7 @@ def execute(trainer: Trainer, job: Job) -> Any:
     """
     trainer.interrupted = False
     check(trainer, job)
+    trainer.callbacks = with_those_of(job.module, trainer.callbacks)
     try:
         return launch(trainer, job)
     except KeyboardInterrupt as error:
@@ -142,24 +144,25 @@ def _do(session: Session) -> Outcome:
     log_dir = trainer.log_dir if session.watcher is not None else None
     with watching(session.watcher, strategy, job.module, job.stage, log_dir):
         begin(session)
+        # Each rank has resolved the path, and may have seen another newest file.
+        path = session.agree(job.ckpt_path)
+        checkpoint = None if path is None else snapshot.read_for_module(session, path)
         strategy.setup(job.module, session.build if fitting else None)
         get_registry().notify("torchrelay_after_setup", strategy=strategy)
         if fitting:
             session.tell_loggers("log_graph", job.module)
-        _restore(session)
+        if path is not None:
+            _restore(session, path, checkpoint)
         result = STAGES[job.stage](session)
     return _outcome(trainer, session, result)
 
 
-def _restore(session: Session) -> None:
-    """Begin from the checkpoint, if there is one. Collective."""
-    job = session.job
-    # Each rank has resolved the path, and may have seen another newest file.
-    path = session.agree(job.ckpt_path)
-    if path is None:
-        return
-    checkpoint = session.strategy.load_checkpoint(path, weights_only=job.weights_only)
-    snapshot.restore(session, checkpoint)
+def _restore(session: Session, path: str, checkpoint: dict[str, Any] | None) -> None:
+    """Begin from a checkpoint, which has been read or not. Collective."""
+    job, told = session.job, checkpoint is not None
+    if checkpoint is None:
+        checkpoint = session.strategy.load_checkpoint(path, weights_only=job.weights_only)
+    snapshot.restore(session, checkpoint, module_was_told=told)
     if job.stage == "fit":
         check_progress(session)
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -235,9 +236,11 @@ class Session:
             yield
             return
         self.strategy.setup_environment()
+        self.module.trainer = self.trainer
         try:
             yield
         finally:
+            self.module.trainer = None
             self.strategy.collectives.close()
 
     @contextmanager
@@ -266,7 +269,7 @@ class Session:
         if not values or self.sanity_checking:
             return
         numbers = {name: float(value) for name, value in values.items()}
-        self.trainer.logged_metrics.update(numbers)
+        self.trainer.logged_metrics |= {n: torch.tensor(value) for n, value in numbers.items()}
         if self.strategy.is_global_zero:
             for logger in self.trainer.loggers:
                 logger.log_metrics(

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from torchrelay.checkpoint import rng, schema
+from torchrelay.checkpoint import files, rng, schema
 from torchrelay.checkpoint.canonical import to_canonical
 from torchrelay.errors import CheckpointError
+from torchrelay.module import ModuleHooks, is_overridden
 from torchrelay.strategies.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -132,7 +133,23 @@ def keyed(callbacks: list[Any]) -> dict[str, Any]:
     return found
 
 
-def restore(session: Session, checkpoint: Mapping[str, Any]) -> None:
+def read_for_module(session: Session, path: str) -> dict[str, Any] | None:
+    """The checkpoint, if the module wants to see it, as it may make layers of its sizes before optimizers are built.
+
+    None if it does not, and for a backend's own form, which is read after the strategy is set up. Collective.
+    """
+    module = session.module
+    if not is_overridden("on_load_checkpoint", module, ModuleHooks) or files.is_folder(path):
+        return None
+    read = session.strategy.load_checkpoint(path, weights_only=session.job.weights_only)
+    checkpoint = dict(to_canonical(read))
+    module.on_load_checkpoint(checkpoint)
+    return checkpoint
+
+
+def restore(
+    session: Session, checkpoint: Mapping[str, Any], *, module_was_told: bool = False
+) -> None:
     """Take up a run from a checkpoint; the strategy is set up.
 
     Raises:
@@ -140,9 +157,10 @@ def restore(session: Session, checkpoint: Mapping[str, Any]) -> None:
     """
     strategy, trainer = session.strategy, session.trainer
     checkpoint = to_canonical(checkpoint)
+    if not module_was_told:
+        session.module.on_load_checkpoint(dict(checkpoint))
     for callback in trainer.callbacks:
         callback.on_load_checkpoint(trainer, session.module, dict(checkpoint))
-    session.module.on_load_checkpoint(dict(checkpoint))
     strategy.load_model_state(checkpoint["state_dict"])
     data = session.job.datamodule
     if data is not None and data.state_key in checkpoint:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from torchrelay.accelerators.accelerator import Accelerator
 from torchrelay.callbacks.callback import Callback
 from torchrelay.datamodule import LightningDataModule
@@ -129,7 +131,7 @@ class Trainer(Facts):
         show_user_errors_as_one_line()
         guard_worker()
         self.options = from_arguments(arguments)
-        self.default_root_dir = os.fspath(default_root_dir or os.getcwd())
+        self.default_root_dir = root_folder(default_root_dir)
         self.callbacks = choose_callbacks(arguments)
         self.watcher = choose_profiler(arguments)
         self.profiler = self.watcher or PASS_THROUGH
@@ -139,7 +141,7 @@ class Trainer(Facts):
         self.should_stop = self.interrupted = False
         self.session: Session | None = None
         self.received_metrics: dict[str, Any] = {}
-        self.logged_metrics: dict[str, float] = {}
+        self.logged_metrics: dict[str, Tensor] = {}
         self.driver_optimizers: list[Any] = []
         self._last: LightningModule | None = None
 
@@ -319,3 +321,14 @@ class Trainer(Facts):
     def __getstate__(self) -> dict[str, Any]:
         """Leave the run behind: a process that is about to be launched has its own."""
         return {**self.__dict__, "session": None, "driver_optimizers": [], "_last": None}
+
+
+def root_folder(given: str | os.PathLike[str] | None) -> str:
+    """Where checkpoints and logs go by default.
+
+    Raises:
+        ConfigurationError: it is no path.
+    """
+    if not isinstance(given, (str, os.PathLike, type(None))):
+        raise ConfigurationError(f"default_root_dir={given!r} must be a path, a URL or None")
+    return os.fspath(given) if given else os.getcwd()

@@ -1,0 +1,56 @@
+"""What one process does for all: functions that act on global rank 0 alone, before, in and after a run."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+
+from torchrelay.environments.seat import Seat
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+VARIABLES = ("RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+"""Where torchrun and Kubeflow, SLURM, LSF, Open MPI and MPICH tell a process its rank."""
+
+_log = logging.getLogger("torchrelay")
+
+
+def rank_zero_only(function: Callable[P, T]) -> Callable[P, T | None]:
+    """Let a function act on global rank 0 alone; on the others it returns None."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T | None:
+        return function(*args, **kwargs) if current_rank() == 0 else None
+
+    return wrapped
+
+
+@rank_zero_only
+def rank_zero_info(message: object, *args: Any, **kwargs: Any) -> None:
+    """Log a message of the level INFO on global rank 0, by the logger "torchrelay"."""
+    _log.info(message, *args, **kwargs)
+
+
+@rank_zero_only
+def rank_zero_warn(
+    message: str | Warning, stacklevel: int = 3, category: type[Warning] = UserWarning
+) -> None:
+    """Warn on global rank 0; the default `stacklevel` points at the caller."""
+    warnings.warn(message, category, stacklevel=stacklevel)
+
+
+def current_rank() -> int:
+    """This process's global rank: in a run as it is, before one as its launcher has told it, else 0."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank()
+    seat = Seat.of(os.environ)
+    if seat is not None:
+        return seat.rank
+    return next((int(os.environ[name]) for name in VARIABLES if name in os.environ), 0)
