@@ -284,7 +284,9 @@ def make_loader(case: Case) -> DataLoader[Any]:
 
 def make_validation_loader(case: Case) -> DataLoader[Any] | None:
     """The data of validation, where there is any."""
-    return DataLoader(Batches(case, VALIDATION_BATCHES), batch_size=None) if case.validates else None
+    return (
+        DataLoader(Batches(case, VALIDATION_BATCHES), batch_size=None) if case.validates else None
+    )
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

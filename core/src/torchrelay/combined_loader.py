@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any, Literal, get_args
 
 import torch
@@ -56,12 +58,21 @@ class CombinedLoader:
                 for i, batch in enumerate(loader):
                     yield batch, i, number
         else:
-            for i, batches in enumerate(READ[self.mode](self.flattened)):
-                yield self._rebuild(batches), i, 0
+            for i, batch in enumerate(self.batches()):
+                yield batch, i, 0
 
-    def batches(self) -> Iterator[Any]:
-        """The batches without their numbers."""
-        return (batch for batch, _, _ in self)
+    def batches(
+        self, open_loader: Callable[[Any], Iterator[Any]] = iter, ended: Iterable[int] = ()
+    ) -> Iterator[Any]:
+        """The batches without their numbers.
+
+        Args:
+            open_loader: makes a loader's iterator.
+            ended: numbers of the loaders that have ended already, in that order, where these are read on.
+        """
+        if self.mode == "sequential":
+            return chain.from_iterable(map(open_loader, self.flattened))
+        return READ[self.mode](self.flattened, self._rebuild, open_loader, ended)
 
     def map(self, function: Callable[[Any], Any]) -> CombinedLoader:
         """The same of other loaders: those that a function makes of these."""
@@ -73,41 +84,74 @@ def is_loader(value: Any) -> bool:
     return isinstance(value, Iterable) and not isinstance(value, (torch.Tensor, str, bytes))
 
 
-def _until_shortest(loaders: list[Any]) -> Iterator[list[Any]]:
-    return map(list, zip(*loaders, strict=False))
+class Reading(Iterator[Any]):
+    """Loaders that are read side by side.
+
+    Args:
+        loaders: the loaders.
+        rebuild: puts a batch of each into the user's containers.
+        open_loader: makes a loader's iterator.
+        ended: numbers of the loaders that have ended, in that order.
+    """
+
+    def __init__(
+        self,
+        loaders: list[Any],
+        rebuild: Callable[[list[Any]], Any],
+        open_loader: Callable[[Any], Iterator[Any]],
+        ended: Iterable[int],
+    ) -> None:
+        self.loaders = loaders
+        self.ended = list(ended)
+        self.open_loader = open_loader
+        self.rests = [open_loader(loader) for loader in loaders]
+        self._rebuild = rebuild
+
+    def __next__(self) -> Any:
+        return self._rebuild([self.read(i) for i in range(len(self.loaders))])
+
+    @abstractmethod
+    def read(self, i: int) -> Any:
+        """A batch of the `i`-th loader; StopIteration if all is read."""
+
+    def note_end(self, i: int) -> None:
+        """Note that a loader has ended; StopIteration if all have."""
+        self.ended.append(i)
+        if len(set(self.ended)) == len(self.loaders):
+            raise StopIteration
 
 
-def _until_longest(loaders: list[Any]) -> Iterator[list[Any]]:
-    rests = [iter(loader) for loader in loaders]
-    ended: set[int] = set()
-    while True:
-        batches = []
-        for i, rest in enumerate(rests):
-            try:
-                batches.append(None if i in ended else next(rest))
-            except StopIteration:
-                ended.add(i)
-                batches.append(None)
-        if len(ended) == len(rests):
-            return
-        yield batches
+class _UntilShortest(Reading):
+    def read(self, i: int) -> Any:
+        return next(self.rests[i])
 
 
-def _cycling(loaders: list[Any]) -> Iterator[list[Any]]:
-    rests = [iter(loader) for loader in loaders]
-    ended: set[int] = set()
-    while True:
-        batches = []
-        for i, loader in enumerate(loaders):
-            try:
-                batches.append(next(rests[i]))
-            except StopIteration:
-                ended.add(i)
-                if len(ended) == len(loaders):
-                    return
-                rests[i] = iter(loader)
-                batches.append(_first(rests[i], loader))
-        yield batches
+class _UntilLongest(Reading):
+    def read(self, i: int) -> Any:
+        if i in self.ended:
+            return None
+        try:
+            return next(self.rests[i])
+        except StopIteration:
+            self.note_end(i)
+            return None
+
+
+class _Cycling(Reading):
+    def __init__(self, *args: Any) -> None:
+        # What is shuffled anew on the way must be the same in a resumed epoch, whatever else drew random numbers.
+        self._seed = int(torch.empty((), dtype=torch.int64).random_())
+        super().__init__(*args)
+
+    def read(self, i: int) -> Any:
+        try:
+            return next(self.rests[i])
+        except StopIteration:
+            self.note_end(i)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed + len(self.ended))
+            self.rests[i] = self.open_loader(self.loaders[i])
+            return _first(self.rests[i], self.loaders[i])
 
 
 def _first(rest: Iterator[Any], loader: Any) -> Any:
@@ -119,8 +163,8 @@ def _first(rest: Iterator[Any], loader: Any) -> Any:
     )
 
 
-READ: dict[str, Callable[[list[Any]], Iterator[list[Any]]]] = {
-    "min_size": _until_shortest,
-    "max_size": _until_longest,
-    "max_size_cycle": _cycling,
+READ: dict[str, type[Reading]] = {
+    "min_size": _UntilShortest,
+    "max_size": _UntilLongest,
+    "max_size_cycle": _Cycling,
 }

@@ -188,3 +188,25 @@ def test_joining() -> None:
     assert files.join("run", "a") == os.path.join("run", "a")
     assert files.absolute("s3://bucket/run/../a") == "s3://bucket/run/../a"
     assert files.absolute("file:///run/../a") == os.path.abspath("/a")
+
+
+def test_what_is_in_the_way_of_writing(tmp_path):
+    (tmp_path / "file").touch()
+    assert files.obstacle(tmp_path / "a" / "b") == ""
+    assert files.obstacle("memory://a") == ""
+    assert files.obstacle(tmp_path / "file" / "a") == f"{tmp_path / 'file'} is a file"
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_of_somebody_elses_is_in_the_way():
+    reads, writes = os.pipe()
+    if not (child := os.fork()):
+        if os.getuid() == 0:
+            os.setgroups([])
+            os.setuid(65534)
+        os.write(writes, files.obstacle("/usr/lib/a/b").encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reads, 1000) == b"/usr/lib is not writable"
+    os.close(reads)
+    os.close(writes)

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from torchrelay import Callback, LightningModule
+from torchrelay.callbacks import ModelCheckpoint
 from torchrelay.errors import CheckpointError, ConfigurationError
+from torchrelay.loggers import CSVLogger
 
 
 def without(name):
@@ -237,3 +239,30 @@ def test_a_loss_that_is_no_number(boring, make_trainer):
         ConfigurationError, match=r"a loss of shape \(.*\); reduce it to one number"
     ):
         make_trainer().fit(module, boring.loader())
+
+
+@pytest.mark.parametrize("who", ["root", "dirpath", "logger"])
+def test_a_folder_that_cannot_be(boring, make_trainer, tmp_path, who):
+    blocked = tmp_path / "file" / "runs"
+    (tmp_path / "file").touch()
+    options, message = {
+        "root": ({"default_root_dir": blocked}, "ModelCheckpoint cannot .*; give default_root_dir"),
+        "dirpath": ({}, "ModelCheckpoint cannot write to .*; give dirpath that can be written"),
+        "logger": ({"logger": CSVLogger(blocked)}, "CSVLogger cannot .*; give default_root_dir or"),
+    }[who]
+    callbacks = [Bystander()]
+    if who != "logger":
+        callbacks.append(ModelCheckpoint(blocked if who == "dirpath" else None))
+    trainer = make_trainer(callbacks=callbacks, **options)
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        trainer.fit(boring.regression(), boring.loader())
+    assert f"{tmp_path / 'file'} is a file" in str(caught.value)
+    trainer = make_trainer(callbacks=callbacks[1:], fast_dev_run=True, **options)
+    trainer.fit(boring.regression(), boring.loader())  # where nothing is written, nothing is asked
+
+
+def test_nothing_is_made_to_find_out_whether_it_can_be(boring, make_trainer, tmp_path):
+    place = tmp_path / "later" / "runs"
+    trainer = make_trainer(default_root_dir=place, max_epochs=0, callbacks=ModelCheckpoint())
+    trainer.fit(boring.regression(), boring.loader())
+    assert not place.parent.exists()

@@ -68,9 +68,8 @@ def test_what_is_skipped_is_drawn_before_the_rest(loader):
     seen = []
     portion = Portion(loader, 4, "limit_train_batches")
     batches = portion.batches(skip=2, after_skip=lambda: seen.append("skipped"))
-    assert seen == []
+    assert seen == ["skipped"]  # at once: what follows may be validated before the next is drawn
     assert list(batches) == [(2, False), (3, True)]
-    assert seen == ["skipped"]
     assert list(portion.batches(skip=4, after_skip=lambda: seen.append("all"))) == []
     assert seen == ["skipped", "all"]
 

@@ -253,3 +253,47 @@ def test_trying_validation_first_changes_nothing(boring, make_trainer):
         trainer.fit(module, boring.loader(shuffle=True), boring.loader())
         results.append(boring.weights(module))
     assert boring.difference(*results) == 0.0
+
+
+@pytest.mark.parametrize(("ends_at", "expected"), [(0, []), (1, []), (2, [2, 4]), (3, [2, 5])])
+def test_an_epoch_that_a_hook_ends_is_not_validated_twice(boring, make_trainer, ends_at, expected):
+    seen = []
+    module = boring.regression(
+        on_train_batch_start=lambda self, batch, i: -1 if i == ends_at else None,
+        on_validation_start=lambda self: seen.append(self.trainer.progress.batches),
+    )
+    trainer = make_trainer(max_epochs=2, val_check_interval=2, num_sanity_val_steps=0)
+    trainer.fit(module, boring.loader(), boring.loader(4))
+    assert seen == expected
+
+
+@pytest.mark.parametrize(("accumulate", "batches"), [(1, 3), (2, 4), (4, 4)])
+def test_a_stop_in_validation_takes_effect_at_the_next_update(
+    boring, make_trainer, accumulate, batches
+):
+    def stop(self):
+        self.trainer.should_stop = True
+
+    trainer = make_trainer(
+        val_check_interval=3, accumulate_grad_batches=accumulate, num_sanity_val_steps=0
+    )
+    module = boring.regression(on_validation_end=stop)
+    trainer.fit(module, boring.loader(), boring.loader(4))
+    assert (trainer.progress.batches, trainer.current_epoch) == (batches, 0)
+
+
+def test_every_loader_is_told_the_epoch(boring, make_trainer):
+    class Told(torch.utils.data.SequentialSampler):
+        def set_epoch(self, epoch):
+            told.append((self.name, epoch))
+
+    def loader(name):
+        sampler = Told(boring.samples(8))
+        sampler.name = name
+        return boring.loader(8, sampler=sampler)
+
+    told = []
+    module = boring.regression(training_step=lambda self, batch, i: self.loss(batch["a"][0]))
+    trainer = make_trainer(max_epochs=2, limit_train_batches=1)
+    trainer.fit(module, {"a": [loader("x"), loader("y")], "b": loader("z")})
+    assert told == [(name, epoch) for epoch in (0, 1) for name in "xyz"]

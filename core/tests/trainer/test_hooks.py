@@ -90,7 +90,9 @@ def test_the_order_around_checkpoints(boring, make_trainer, tmp_path):
     assert calls == [*saved, *once("on_save_checkpoint")]
     calls.clear()
     make_trainer(callbacks=Keeper()).fit(module, boring.loader(8), ckpt_path=tmp_path / "one.ckpt")
-    told = [f"{who}.on_load_checkpoint" for who in ("module", "callback")]  # the module may make layers
+    told = [
+        f"{who}.on_load_checkpoint" for who in ("module", "callback")
+    ]  # the module may make layers
     assert calls == [*told, *once("on_fit_start")]
 
 

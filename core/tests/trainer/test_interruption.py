@@ -203,12 +203,12 @@ def test_exchanges_are_about_a_second_apart(monkeypatch):
 
 def test_loggers_hear_of_each_end(boring, make_trainer):
     told = {}
-    for name, moment in (("interrupted", "batch"), ("success", "never")):
+    for name, moment in (("failed", "batch"), ("success", "never")):
         logger = Recorder()
         fit(boring, make_trainer, Signals(moment), logger=logger)
         told[name] = logger.told
     assert told["success"] == ["log_graph", "save", "save", "save", "success"]
-    assert told["interrupted"] == ["log_graph", "interrupted"]
+    assert told["failed"] == ["log_graph", "failed"]
     logger = Recorder()
     with pytest.raises(ZeroDivisionError):
         make_trainer(logger=logger).fit(

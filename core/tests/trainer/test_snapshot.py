@@ -174,6 +174,7 @@ def test_what_a_checkpoint_holds_loads_without_pickled_code(saved):
         "loops",
         "callbacks",
         "hyper_parameters",
+        "metrics",
         "precision",
         "rng",
         "torchrelay",
@@ -337,3 +338,16 @@ def test_a_module_may_make_its_layers_as_a_checkpoint_has_them(boring, make_trai
     held = {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]}
     assert held == {id(p) for p in module.parameters()}
     assert not torch.equal(module.net[0].weight, wide.net[0].weight)
+
+
+def test_a_checkpoint_between_two_updates_is_warned_of_once(boring, make_trainer, tmp_path):
+    class Saves(Callback):
+        def on_train_batch_end(self, trainer, *args):
+            trainer.save_checkpoint(tmp_path / "middle.ckpt")
+            trainer.save_checkpoint(tmp_path / "weights.ckpt", weights_only=True)
+
+    trainer = make_trainer(callbacks=Saves(), accumulate_grad_batches=2)
+    with pytest.warns(UserWarning, match=r"after batch 1 of windows of 2 .*; save where") as caught:
+        trainer.fit(boring.regression(), boring.loader())
+    assert len(caught) == 1
+    make_trainer(callbacks=Saves()).fit(boring.regression(), boring.loader())

@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -34,7 +35,9 @@ def test_what_was_reached_comes_back_to_the_caller(programs, distance, command):
     if "evaluate" in command:
         # The best checkpoint is what a second launch tests, and its figure comes back as the result.
         assert caller["tested"] == [{"test_loss": pytest.approx(caller["score"])}]
-        assert [len(predicted) for predicted in caller["predicted"]] == [4] * 7
+        # Those of all ranks, in the order of the data.
+        assert [len(predicted) for predicted in caller["predicted"]] == [4] * 14
+        torch.testing.assert_close(torch.cat(caller["predicted"]), caller["expected"])
 
 
 def test_the_script_runs_again_with_its_arguments_for_every_trainer_in_it(programs):

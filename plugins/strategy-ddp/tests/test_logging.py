@@ -49,6 +49,7 @@ def test_the_values_of_a_step_are_combined_in_one_exchange(programs):
     assert second["rows"] == []
     calls = first["calls"]
     assert calls == second["calls"]
+    calls = [call for call in calls if call != "reduce"]  # whether somebody was asked to end
     # what only one rank logs costs a second exchange, by name
     before = calls[: calls.index(2)]
     assert before == [0, "all_gather", 1, "all_gather"]

@@ -89,3 +89,16 @@ def test_a_checkpoint_has_one_form_whatever_wrote_it(outcomes, shared):
         assert mine["state"].keys() == theirs["state"].keys()
         assert mine["param_groups"] == theirs["param_groups"]
     assert (len(one["rng"]["ranks"]), len(two["rng"]["ranks"])) == (1, 2)
+
+
+@pytest.mark.parametrize("kind", ["shuffled", "workers", "stream", "together"])
+def test_loaders_that_keep_their_place_go_on_from_it(programs, distance, kind):
+    ranks = [rank[kind] for rank in programs.train("stateful.py", kind, name="stateful")]
+    for rank in ranks:
+        whole = rank.pop("whole")
+        assert whole["steps"] == 15
+        for at, resumed in rank.items():
+            assert resumed["seen"] == whole["seen"][at:]
+            assert distance(resumed["state"], whole["state"]) == 0
+    file = torch.load(programs.folder / kind / "step=2.ckpt", weights_only=True)
+    assert len(file["loaders"]["ranks"]) == 2

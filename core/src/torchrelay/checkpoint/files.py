@@ -70,6 +70,21 @@ def make_folder(path: AnyPath) -> None:
         _local(path).mkdir(parents=True, exist_ok=True)
 
 
+def obstacle(folder: AnyPath) -> str:
+    """Why nothing can be written into a folder, which may be yet to be made; "" where nothing is known.
+
+    Makes nothing. A URL is left alone, as only writing tells.
+    """
+    if is_remote(folder):
+        return ""
+    place = absolute(folder)
+    while not os.path.exists(place) and place != os.path.dirname(place):
+        place = os.path.dirname(place)
+    if not os.path.isdir(place):
+        return f"{place} is a file"
+    return "" if os.access(place, os.W_OK | os.X_OK) else f"{place} is not writable"
+
+
 def remove(path: AnyPath) -> None:
     """Remove a file if it is there.
 

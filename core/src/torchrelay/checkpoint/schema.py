@@ -33,6 +33,8 @@ class Checkpoint(TypedDict, total=False):
         hyper_parameters: arguments of the module's constructor.
         precision: state of the precision; empty if it has none.
         rng: under "ranks", the random number generators (`rng.capture`) of each rank: now, and when the epoch began.
+        metrics: under "ranks", what was logged.
+        loaders: under "ranks", the place of the training data, where its loader says it.
         torchrelay: the manifest (`make_manifest`).
     """
 
@@ -46,6 +48,8 @@ class Checkpoint(TypedDict, total=False):
     hyper_parameters: dict[str, Any]
     precision: dict[str, Any]
     rng: dict[str, Any]
+    metrics: dict[str, Any]
+    loaders: dict[str, Any]
     torchrelay: dict[str, Any]
 
 

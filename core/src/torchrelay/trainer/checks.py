@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from torchrelay.checkpoint import files
@@ -46,6 +47,8 @@ def check(trainer: Trainer, job: Job) -> None:
     check_data(job)
     if job.stage == "fit" and trainer.checkpointers:
         snapshot.hyper_parameters(job)  # what could not be saved is better known now
+    if job.stage == "fit":
+        check_folders(trainer)
     refuse_unsupported(trainer.strategy, trainer.options, module, job.stage)
     if job.ckpt_path is not None:
         check_checkpoint(trainer, job, job.ckpt_path)
@@ -65,6 +68,34 @@ def check_data(job: Job) -> None:
             raise ConfigurationError(
                 f"{job.stage} got {loader!r} as the data of {stage}; give a DataLoader or another iterable of batches"
             )
+
+
+def check_folders(trainer: Trainer) -> None:
+    """Refuse folders into which the run would write, and cannot; it is rank 0 that writes.
+
+    Raises:
+        ConfigurationError: there is such a folder.
+    """
+    if trainer.options.fast_dev_run or trainer.strategy.cluster_environment.global_rank:
+        return
+    for what, advice, folder in _folders(trainer):
+        if reason := files.obstacle(folder):
+            raise ConfigurationError(
+                f"{what} cannot write to {folder}: {reason}; give {advice} that can be written, or change its "
+                "permissions"
+            )
+
+
+def _folders(trainer: Trainer) -> Iterator[tuple[str, str, str]]:
+    """Who writes, what would change where, and the folder."""
+    for logger in trainer.loggers:
+        folder = getattr(logger, "save_dir", None)
+        if isinstance(folder, (str, os.PathLike)):
+            yield type(logger).__name__, "default_root_dir or save_dir", os.fspath(folder)
+    for keeper in trainer.checkpointers:
+        folder = getattr(keeper, "dirpath", None)
+        advice = "default_root_dir" if folder is None else "dirpath"
+        yield type(keeper).__name__, advice, os.fspath(folder or trainer.default_root_dir)
 
 
 def check_checkpoint(trainer: Trainer, job: Job, path: str) -> None:

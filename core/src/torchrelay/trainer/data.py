@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
+from torchrelay.checkpoint import rng
 from torchrelay.errors import ConfigurationError
 from torchrelay.launchers.interruption import shielding
 from torchrelay.trainer.batch_indices import BatchIndices
 from torchrelay.trainer.bounds import Limit
+from torchrelay.trainer.together import has_state
 
 
 def set_epoch(loader: Any, epoch: int) -> None:
@@ -17,7 +19,8 @@ def set_epoch(loader: Any, epoch: int) -> None:
     for each in getattr(loader, "flattened", ()):
         set_epoch(each, epoch)
     batches = getattr(loader, "batch_sampler", None)
-    for sampler in (getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None)):
+    samplers = (getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None))
+    for sampler in {id(each): each for each in samplers}.values():
         tell = getattr(sampler, "set_epoch", None)
         if tell is not None:
             tell(epoch)
@@ -52,6 +55,7 @@ class Portion:
         process: what the backend makes of the loader, which is limited already; None if it takes it as it is.
 
     Attributes:
+        source: the loader as it is without limit and backend.
         loader: what is read.
         number: batches that it gives; None when it does not know.
         given: batches of the user's that these are made of; None when that is not known.
@@ -70,7 +74,7 @@ class Portion:
         name: str,
         process: Callable[[Iterable[Any]], Iterable[Any]] | None = None,
     ) -> None:
-        self._source: Any = loader
+        self.source: Any = loader
         at_most = _at_most(length(loader), limit, name)
         limited = loader if at_most is None else Limited(loader, at_most)
         self.loader = limited if process is None else process(limited)
@@ -79,23 +83,41 @@ class Portion:
         self.total: int | None = None
         self.indices: BatchIndices | None = None
         # A backend's own loader may have read ahead, so that the state of the user's is not that of the loop.
-        self.is_stateful = self.loader is limited and _has_state(loader)
-        self._resume_from: Any = None
-        self._before_ahead: Any = None
+        self.is_stateful = self.loader is limited and has_state(loader)
+        self._place: dict[str, Any] | None = None
+        self._before_ahead: dict[str, Any] | None = None
+        self._was_read = False
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the loader's samplers which epoch begins; a backend's own loader may have lost them."""
-        set_epoch(self._source, epoch)
+        set_epoch(self.source, epoch)
 
-    def state(self) -> Any:
-        """What the loader says of its place; None where it says nothing."""
-        if not self.is_stateful:
+    def state(self) -> dict[str, Any] | None:
+        """What the loader says of its place; None where it says nothing, or was not read yet.
+
+        Where a batch was read ahead, its place before that, and the random state that this began from.
+        """
+        if not (self.is_stateful and self._was_read):
             return None
-        return self._source.state_dict() if self.number is not None else self._before_ahead
+        return self._before_ahead or {"loader": self.source.state_dict()}
 
-    def resume_from(self, state: Any) -> None:
-        """Let the loader find its place itself, in the next epoch, where it has said one."""
-        self._resume_from = state if self.is_stateful else None
+    def resume_from(self, place: dict[str, Any] | None, *, inside: bool) -> None:
+        """Let the loader find the place that it has said.
+
+        Args:
+            place: of `state`; None if there is none, and the loader is read from its beginning.
+            inside: whether that is inside an epoch, which `batches` then goes on with, or after one.
+        """
+        if place is None or not self.is_stateful:
+            return
+        if inside:
+            self._place = self._before_ahead = place
+        else:
+            self.source.load_state_dict(place["loader"])
+            opened(
+                self.source
+            )  # takes the place up: the epoch that is over, after which a new one begins
+            self._was_read = True
 
     def batches(
         self, skip: int = 0, after_skip: Callable[[], None] | None = None
@@ -105,27 +127,34 @@ class Portion:
         With a known number nothing is read ahead; otherwise one batch is.
 
         Args:
-            skip: so many are drawn and dropped first, unless the loader finds its place itself.
+            skip: so many are drawn and dropped at once, unless the loader finds its place itself.
             after_skip: called between that and the drawing of the next.
 
         Raises:
             ConfigurationError: the loader ends before its own length.
         """
-        place, self._resume_from = self._resume_from, None
-        if place is None or not skip:
-            batches = self._read(0, _iterator(self.loader))
+        place, self._place = self._place, None
+        self._was_read = True
+        if place is None:
+            batches = self._read(0, opened(self.loader))
             for _ in islice(batches, skip):
                 pass
         else:
-            self._source.load_state_dict(place)
-            batches = self._read(skip, islice(_iterator(self._source), self._left(skip)))
+            batches = self._read(skip, self._rest(place, skip))
         if after_skip is not None:
             after_skip()
-        yield from batches
+        return batches
 
-    def _left(self, skip: int) -> int | None:
+    def _rest(self, place: dict[str, Any], skip: int) -> Iterator[Any]:
+        """What the loader gives from a place on; what was read ahead there is read from the same random state."""
+        self.source.load_state_dict(place["loader"])
         at_most = getattr(self.loader, "at_most", None)
-        return None if at_most is None else at_most - skip
+        rest = islice(opened(self.source), None if at_most is None else at_most - skip)
+        if self.number is not None:
+            return rest
+        if "rng" in place:
+            rng.restore(place["rng"])
+        return chain(list(islice(rest, 1)), rest)
 
     def _read(self, taken: int, rest: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
         return self._ahead(rest) if self.number is None else self._counted(taken, rest)
@@ -147,19 +176,17 @@ class Portion:
         batch = next(rest, ended)
         while batch is not ended:
             if self.is_stateful:
-                self._before_ahead = self._source.state_dict()
+                self._before_ahead = {"loader": self.source.state_dict(), "rng": rng.capture()}
             following = next(rest, ended)
             yield batch, following is ended
             batch = following
+        self._before_ahead = None
 
 
-def _iterator(loader: Iterable[Any]) -> Iterator[Any]:
+def opened(loader: Iterable[Any]) -> Iterator[Any]:
+    """A loader's iterator."""
     with shielding():  # a signal to the whole group must not end the processes that load
         return iter(loader)
-
-
-def _has_state(loader: Any) -> bool:
-    return hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
 
 
 def _at_most(total: int | None, limit: Limit | None, name: str) -> int | None:

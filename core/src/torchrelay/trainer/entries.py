@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -65,6 +65,18 @@ class Entry(ABC):
     def forget(self) -> None:
         """Begin anew, for the next epoch."""
 
+    def is_kept_as(self, options: Options) -> bool:
+        """Whether options say the same, wherever an object is."""
+        return self.options._replace(attribute=options.attribute) == options
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is known so far, as tensors and plain data."""
+        return {"last": detached(self.last), "pending": self.pending}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], device: torch.device) -> None:
+        """Go on from there, with tensors on a device."""
+        self.last, self.pending = placed(state_dict["last"], device), state_dict["pending"]
+
 
 class Number(Entry):
     """Numbers, combined by an accumulator.
@@ -112,6 +124,18 @@ class Number(Entry):
         """This rank's value and weight; waits for the device."""
         accumulator = self._accumulator or self._kind()
         return Share(self.options, False, float(accumulator.result()), accumulator.weight)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is known so far, with the epoch's running value."""
+        running = {} if self._accumulator is None else vars(self._accumulator)
+        return {**super().state_dict(), "running": {n: detached(v) for n, v in running.items()}}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], device: torch.device) -> None:
+        """Go on from there, with tensors on a device."""
+        super().load_state_dict(state_dict, device)
+        if self._accumulator is not None:
+            for name, value in state_dict["running"].items():
+                setattr(self._accumulator, name, placed(value, device))
 
     def close(self, shares: Sequence[Share]) -> torch.Tensor:
         """The epoch's value (0-dim)."""
@@ -178,6 +202,15 @@ class MetricObject(Entry):
         number = to_number(self.options.name, value)
         return number.clone() if isinstance(number, torch.Tensor) else as_tensor(number)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What is known of it, and whether it was logged; what it has collected is its own."""
+        return {**super().state_dict(), "used": self._used}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], device: torch.device) -> None:
+        """Go on from there."""
+        super().load_state_dict(state_dict, device)
+        self._used = state_dict["used"]
+
     def forget(self) -> None:
         """Reset the object if it was logged."""
         if self._used:
@@ -190,6 +223,16 @@ def is_metric_object(value: Any) -> bool:
     if isinstance(value, type):
         return False
     return callable(getattr(value, "compute", None)) and callable(getattr(value, "reset", None))
+
+
+def detached(value: Any) -> Any:
+    """A copy of a tensor without its graph; anything else as it is."""
+    return value.detach().clone() if isinstance(value, torch.Tensor) else value
+
+
+def placed(value: Any, device: torch.device) -> Any:
+    """A tensor on a device; anything else as it is."""
+    return value.to(device) if isinstance(value, torch.Tensor) else value
 
 
 def as_tensor(value: Any) -> torch.Tensor:

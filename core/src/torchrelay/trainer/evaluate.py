@@ -68,6 +68,8 @@ def evaluate_portions(
                 metrics.in_step, metrics.dataloader_idx = True, number if several else None
                 results.append(_batches(session, stage, portion, metrics.dataloader_idx, at_most))
             metrics.in_step, metrics.dataloader_idx = False, None
+            if stage == "validate":
+                session.validated_at = session.progress.batches
             metrics.close_epoch(reset=False)
             call(f"{hook}_epoch_end")
             metrics.close_epoch()
@@ -124,7 +126,7 @@ def _batches(
             results.append(outputs)
         if on_end is not None:
             on_end(outputs, batch, i, *which)
-        if interruption.request.number:
+        if interruption.request.number and not session.mid_window():
             interruption.look_in_validation()
     session.batch_indices = None
     return results

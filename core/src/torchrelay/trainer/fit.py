@@ -35,6 +35,7 @@ def fit(session: Session) -> None:
         while not loop.done():
             session.interruption.check()
             epoch()
+        session.epoch_rng.continue_from_checkpoint()  # where nothing was left to train
         hooks.call("on_train_end")
     hooks.call("on_fit_end")
     session.interruption.finish()
@@ -59,7 +60,7 @@ class FitLoop:
         self.progress = session.progress
         self.plan = session.plan
         self._open_data()
-        self.enter_resumed_epoch()
+        self.take_up()
         self.optimizers = [
             StrategyOptimizer(optimizer, self.strategy, self.ready, self.count_update)
             for optimizer in self.strategy.optimizers
@@ -72,6 +73,7 @@ class FitLoop:
         self.at_boundary = True
         self.validated = False
         self.outputs: Any = None
+        session.mid_window = lambda: self.in_window > 0
 
     def _open_data(self) -> None:
         """Take up this rank's part of the data, now or after loaders were made anew."""
@@ -134,6 +136,7 @@ class FitLoop:
 
     def epoch(self) -> None:
         """Train on every batch once, validate, step the schedulers, and offer to checkpoint."""
+        self.session.epoch_rng.enter()
         self.reload()
         self.data.set_epoch(self.progress.epoch)
         self.session.hooks.call("on_train_epoch_start")
@@ -141,7 +144,11 @@ class FitLoop:
         complete, empty = True, self.progress.batch == 0
         step = watched(self.session.watcher, "run_training_batch", self.step)
         inside = self.schedule is not None and self.schedule.inside
-        for batch, last in self.batches():
+        batches = self.batches()
+        if self.owes_validation():
+            self.validate()
+            complete = self.goes_on()
+        for batch, last in batches if complete else ():
             empty = False
             if not step(batch, last):
                 # gradients of a window that was not finished belong to no update
@@ -149,13 +156,7 @@ class FitLoop:
                 break
             if inside and not last and self.validates_now():
                 self.validate()
-            if not self.at_boundary:
-                continue
-            if self.checkpointing:
-                self.offer_checkpoint()
-            if self.progress.global_step < self.last_step:
-                self.interruption.check()
-            if not last and self.stops():
+            if self.at_boundary and not self.goes_on(last):
                 complete = False
                 break
         if empty:
@@ -174,17 +175,26 @@ class FitLoop:
             self.session.loaders.reload(stage)
         self._open_data()
 
-    def enter_resumed_epoch(self) -> None:
-        """Refuse to go on inside an epoch that had another number of batches; its place has no meaning here.
+    def goes_on(self, last: bool = False) -> bool:
+        """Tell checkpointers of a boundary, and whether the epoch goes on after it."""
+        if self.checkpointing:
+            self.offer_checkpoint()
+        if self.progress.global_step < self.last_step:
+            self.interruption.check()
+        return last or not self.stops()
+
+    def take_up(self) -> None:
+        """Go on from where a checkpoint was made.
 
         Raises:
-            CheckpointError: the number of ranks, or the batch size, has changed.
+            CheckpointError: that is inside an epoch which had another number of batches, as the number of ranks or the
+                batch size has changed, so that the place has no meaning here.
         """
         was = self.session.resumed
-        if not self.progress.batch:
-            return
-        self.data.resume_from(self.session.loader_state)
-        if self.data.number is None:
+        if was.get("should_stop") and not self.minimum_reached():
+            self.trainer.should_stop = True  # somebody did, and it waits for the minimum
+        self.data.resume_from(self.session.place, inside=bool(self.progress.batch))
+        if not self.progress.batch or self.data.number is None:
             return
         if was.get("at_end"):
             self.progress.batch = self.data.number
@@ -228,7 +238,9 @@ class FitLoop:
         session.metrics.in_step = False
         session.train_metrics.close_epoch(reset=False)
         if complete:
-            self.followers.follow_epoch(watching=False)
+            if session.followed_at != progress.batches:
+                self.followers.follow_epoch(watching=False)
+                session.followed_at = progress.batches
             if self.validates_now(last=True):
                 self.validate()
         session.hooks.call("on_train_epoch_end")
@@ -238,18 +250,25 @@ class FitLoop:
         if complete:
             self.followers.follow_epoch(watching=True)
             progress.close_epoch()
+            session.followed_at = session.validated_at = -1
         session.offer_checkpoint("epoch" if complete else "end")
         self.validated = False
 
     def validates_now(self, *, last: bool = False) -> bool:
-        """Whether validation is due after this batch, or at the end of the epoch."""
+        """Whether validation is due after this batch, or at the end of the epoch, and has not taken place."""
         schedule, progress = self.schedule, self.progress
-        if schedule is None:
+        if schedule is None or self.session.validated_at == progress.batches:
             return False
         each = self.session.combined
         return schedule.due(
             progress.batch * each, progress.batches * each, progress.epoch, last=last
         )
+
+    def owes_validation(self) -> bool:
+        """Whether a run goes on from a checkpoint that was made before a validation which was due at that batch."""
+        resumed, self.session.resumed = self.session.resumed, {}
+        inside = self.progress.batch and not resumed.get("at_end") and self.schedule is not None
+        return bool(inside) and resumed.get("validated") is False and self.validates_now()
 
     def validate(self) -> None:
         """Evaluate the validation data."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch.utils.data import DataLoader
 
 from torchrelay.combined_loader import CombinedLoader, is_loader
@@ -13,9 +14,11 @@ from torchrelay.errors import ConfigurationError
 from torchrelay.plugin.specs import Capability
 from torchrelay.seed import seed_workers_of
 from torchrelay.trainer.batch_indices import recorded
-from torchrelay.trainer.data import Portion, length
+from torchrelay.trainer.data import Portion, length, opened
+from torchrelay.trainer.epoch_rng import generators_of
 from torchrelay.trainer.sharding import can_be_shared, in_order, shard
 from torchrelay.trainer.stages import STAGES
+from torchrelay.trainer.together import Together
 from torchrelay.tree import flatten
 
 if TYPE_CHECKING:
@@ -28,20 +31,6 @@ def no_data(job: Job, data: str) -> ConfigurationError:
         f"{job.stage} has no data: pass a data loader, or define {STAGES[data].loader_method}() in "
         f"{type(job.data_owner).__name__}"
     )
-
-
-class Together:
-    """Several loaders whose batches are trained on together."""
-
-    def __init__(self, combined: CombinedLoader) -> None:
-        self.combined = combined
-        self.flattened = combined.flattened
-
-    def __len__(self) -> int:
-        return len(self.combined)
-
-    def __iter__(self) -> Iterator[Any]:
-        return self.combined.batches()
 
 
 class Loaders:
@@ -62,6 +51,12 @@ class Loaders:
         """What is read in a stage, a portion a loader; none before it is opened."""
         return self._portions.get(stage, [])
 
+    def generators(self) -> list[torch.Generator]:
+        """The generators that the data of fit has of its own, each once."""
+        portions = [portion for stage in ("train", "validate") for portion in self.opened(stage)]
+        found = [each for portion in portions for each in generators_of(portion.source)]
+        return list({id(each): each for each in found}.values())
+
     def training(self) -> Portion:
         """What is trained on; several loaders make one portion.
 
@@ -72,7 +67,7 @@ class Loaders:
             loader = self._required("train")
             if holds_loaders(loader):
                 combined = as_combined(loader, "max_size_cycle")
-                loader = Together(combined.map(lambda each: self._share(each, "train")))
+                loader = Together(combined.map(lambda each: self._share(each, "train")), opened)
             else:
                 loader = self._share(loader, "train")
             self._portions["train"] = [self._portion(loader, "train")]
@@ -97,7 +92,7 @@ class Loaders:
         if combined.mode == "sequential":
             return [self._one(each, stage) for each in combined.flattened]
         shared = combined.map(lambda each: self._share(each, stage))
-        return [self._portion(Together(shared), stage)]
+        return [self._portion(Together(shared, opened), stage)]
 
     def _one(self, loader: Any, stage: str) -> Portion:
         if stage != "predict":

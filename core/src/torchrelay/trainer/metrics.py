@@ -21,7 +21,9 @@ from torchrelay.trainer.entries import (
     Number,
     Share,
     as_tensor,
+    detached,
     is_metric_object,
+    placed,
 )
 from torchrelay.trainer.log_options import Asked, Key, Options, Place, refuse_change, resolve
 from torchrelay.trainer.owners import attribute_of, object_at
@@ -133,7 +135,7 @@ class Metrics:
             raise ConfigurationError(
                 f"log({name!r}, batch_size={batch_size!r}): the weight in a mean is a number, and not negative"
             )
-        if known is not None:
+        if known is not None and known.is_kept_as(options):
             known.asked = asked
             return known
         entry = self._entries[name] = self._make(options, asked, value)
@@ -233,6 +235,38 @@ class Metrics:
             entries[key.name] = entry
         return entry
 
+    # --- in a checkpoint --------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is known on this rank, as tensors and plain data.
+
+        An object's own state is left out; one that is no attribute of the module is left out altogether.
+        """
+        entries = [
+            {**_named(key, entry.options), **entry.state_dict()}
+            for key, entry in self._every()
+            if isinstance(entry, Number) or entry.options.attribute
+        ]
+        closed = [
+            {**_named(key, options), "value": detached(value)}
+            for key, (options, value) in self._closed.items()
+        ]
+        return {"entries": entries, "closed": closed}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], device: torch.device) -> None:
+        """Go on from what was known, with tensors on a device."""
+        for state in state_dict["entries"]:
+            key, options = _key_of(state)
+            entry: Entry = Number(options, keep_last=not key.place.in_step)
+            if "used" in state:
+                target = object_at(self._owner, options.name, options.attribute or "")
+                entry = MetricObject(options, None, target)
+            entry.load_state_dict(state, device)
+            self._places.setdefault(key.place, {})[key.name] = entry
+        for state in state_dict["closed"]:
+            key, options = _key_of(state)
+            self._closed[key] = (options, placed(state["value"], device))
+
     # --- what became of it ------------------------------------------------------------------------------
 
     def step_values(self, *, for_logger: bool = False, reduce: bool = False) -> dict[str, Any]:
@@ -306,3 +340,13 @@ class Metrics:
             if options.prog_bar:
                 found[options.epoch_name] = value
         return found
+
+
+def _named(key: Key, options: Options) -> dict[str, Any]:
+    place = key.place
+    return {"in_step": place.in_step, "loader": place.dataloader_idx, "options": [*options]}
+
+
+def _key_of(state: Mapping[str, Any]) -> tuple[Key, Options]:
+    options = Options(*state["options"])
+    return Key(Place(state["in_step"], state["loader"]), options.name), options

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from torchrelay.precision.mixed import drives_its_closure
 from torchrelay.profilers.watching import watched, watched_method
 from torchrelay.strategies.plan import Plan
 from torchrelay.trainer import optimizers as forms
+from torchrelay.trainer.epoch_rng import EpochRNG
 from torchrelay.trainer.hooks import Hooks
 from torchrelay.trainer.interruption import Interruption
 from torchrelay.trainer.loaders import Loaders
@@ -28,7 +30,6 @@ from torchrelay.trainer.metrics import Metrics
 from torchrelay.trainer.no_metrics import NoMetrics
 from torchrelay.trainer.options import Options
 from torchrelay.trainer.progress import Progress
-from torchrelay.trainer.snapshot import EpochRNG
 from torchrelay.trainer.stages import STAGES
 from torchrelay.trainer.transfer import mover
 
@@ -119,9 +120,12 @@ class Session:
         self.connected = False
         self.resumed: Mapping[str, Any] = {}
         self.epoch_batches: int | None = None
-        self.epoch_rng = EpochRNG()
+        self.epoch_rng = EpochRNG(self.loaders.generators)
         self.interruption = Interruption(self)
-        self.loader_state: Any = None
+        self.place: Any = None
+        self.mid_window: Callable[[], bool] = lambda: False
+        self.validated_at = self.followed_at = -1
+        self._told_of_open_window = False
 
     @property
     def options(self) -> Options:
@@ -256,6 +260,26 @@ class Session:
         finally:
             self.metrics, self.stage = outer, outer_stage
 
+    def metric_states(self) -> dict[str, Any] | None:
+        """What is known of the metrics on this rank, as tensors and plain data; None if they are not recorded."""
+        if self.options.barebones:
+            return None
+        validation = self.evaluation_metrics.get("validate")
+        return {
+            "train": self.train_metrics.state_dict(),
+            "validate": validation.state_dict() if validation is not None else {},
+        }
+
+    def load_metric_states(self, states: Mapping[str, Any] | None) -> None:
+        """Go on with metrics that were known when a checkpoint was made."""
+        if states is None or self.options.barebones:
+            return
+        device = self.strategy.root_device
+        self.train_metrics.load_state_dict(states["train"], device)
+        if states["validate"]:
+            metrics = self.evaluation_metrics["validate"] = self._new_metrics("validate")
+            metrics.load_state_dict(states["validate"], device)
+
     def send_step_metrics(self) -> None:
         """Give loggers the latest values of the metrics that are kept by step. Collective."""
         values = self.train_metrics.step_values(for_logger=True, reduce=True)
@@ -287,6 +311,17 @@ class Session:
             return
         for callback in self.trainer.checkpointers:
             callback.on_resumable_point(self.trainer, self.module, reason)
+
+    def tell_of_open_window(self) -> None:
+        """Warn, once, of a checkpoint that cannot be resumed exactly, for it has no gradients."""
+        if self.mid_window() and self.strategy.is_global_zero and not self._told_of_open_window:
+            self._told_of_open_window = True
+            warnings.warn(
+                f"the checkpoint was saved between two updates, after batch {self.progress.batch} of windows of "
+                f"{self.plan.accumulate} (accumulate_grad_batches); the gradients so far are not in it, so a resumed "
+                "run will differ; save where trainer.global_step has changed, as ModelCheckpoint does",
+                stacklevel=2,
+            )
 
     def agree(self, value: Any) -> Any:
         """Rank 0's value, on every rank. Collective."""

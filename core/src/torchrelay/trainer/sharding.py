@@ -19,6 +19,8 @@ from torch.utils.data import (
 
 from torchrelay.errors import ConfigurationError
 
+_STATEFUL = "torchdata.stateful_dataloader.sampler"
+
 
 class ShardedSampler(Sampler[Any]):
     """Every `num_replicas`-th item of a sampler or batch sampler, beginning with the `rank`-th.
@@ -107,12 +109,9 @@ def shard(
     if loader.batch_sampler is None:
         sampler: Any = _sharded(loader.sampler, loader, arguments, training, pad, seed)
         _replace(shared, sampler=sampler)
-    elif type(loader.batch_sampler) is BatchSampler and not whole_batches:
+    elif is_torchs(loader.batch_sampler, BatchSampler) and not whole_batches:
         sampler = _sharded(loader.sampler, loader, arguments, training, pad, seed)
-        batches = BatchSampler(
-            sampler, loader.batch_sampler.batch_size, loader.batch_sampler.drop_last
-        )
-        _replace(shared, sampler=sampler, batch_sampler=batches)
+        _replace(shared, sampler=sampler, batch_sampler=_batches(loader, sampler))
     else:
         batches_of_rank = ShardedSampler(loader.batch_sampler, **arguments, pad=pad, seed=seed)
         _replace(shared, batch_sampler=batches_of_rank)
@@ -121,20 +120,32 @@ def shard(
 
 def in_order(loader: Any) -> Any:
     """A copy of a loader that gives its samples in the order of the data set; other samplers are kept."""
-    if not isinstance(loader, DataLoader) or type(loader.sampler) is not RandomSampler:
+    if not isinstance(loader, DataLoader) or not is_torchs(loader.sampler, RandomSampler):
         return loader
     ordered = copy.copy(loader)
     sampler = SequentialSampler(loader.dataset)  # type: ignore[arg-type]
     batches = loader.batch_sampler
-    if type(batches) is BatchSampler:
-        batches = BatchSampler(sampler, batches.batch_size, batches.drop_last)
+    if is_torchs(batches, BatchSampler):
+        batches = _batches(loader, sampler)
     _replace(ordered, sampler=sampler, batch_sampler=batches)
     return ordered
 
 
+def is_torchs(sampler: Any, kind: type) -> bool:
+    """Whether a sampler is torch's own of a kind, or what torchdata's StatefulDataLoader has in its place."""
+    own = type(sampler)
+    return own is kind or (own.__module__, own.__name__) == (_STATEFUL, kind.__name__)
+
+
+def _batches(loader: DataLoader[Any], sampler: Any) -> Any:
+    """Batches as a loader makes them, of another sampler."""
+    given: Any = loader.batch_sampler
+    return type(given)(sampler, given.batch_size, given.drop_last)
+
+
 def _refuse_less_than_the_world(loader: DataLoader[Any], ranks: int) -> None:
     source = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
-    samples = loader.sampler if type(source) is BatchSampler else source
+    samples = loader.sampler if is_torchs(source, BatchSampler) else source
     number = len(samples) if isinstance(samples, Sized) else ranks
     if 0 < number < ranks:
         raise ConfigurationError(
@@ -158,9 +169,9 @@ def _sharded(
 ) -> Sampler[Any]:
     """torch's own distributed sampler for a whole data set, in order or shuffled; else a share of the user's."""
     dataset: Any = loader.dataset
-    random = type(sampler) is RandomSampler
+    random = is_torchs(sampler, RandomSampler)
     whole = random and not sampler.replacement and sampler.num_samples == len(dataset)
-    if pad and (whole or type(sampler) is SequentialSampler):
+    if pad and (whole or is_torchs(sampler, SequentialSampler)):
         ranks: dict[str, Any] = arguments
         return DistributedSampler(dataset, **ranks, shuffle=training and random, seed=seed)
     return ShardedSampler(sampler, **arguments, pad=pad, seed=seed)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from torchrelay.checkpoint import files, rng, schema
+from torchrelay.checkpoint import files, schema
 from torchrelay.checkpoint.canonical import to_canonical
 from torchrelay.errors import CheckpointError
 from torchrelay.module import ModuleHooks, is_overridden
@@ -14,32 +14,6 @@ from torchrelay.strategies.strategy import Strategy
 
 if TYPE_CHECKING:
     from torchrelay.trainer.session import Job, Session
-
-
-class EpochRNG:
-    """The random state at the beginning of an epoch, which decides the order of its data."""
-
-    def __init__(self) -> None:
-        self.at_start: dict[str, Any] | None = None
-        self._resume_from: dict[str, Any] | None = None
-        self._then: dict[str, Any] | None = None
-
-    def begin(self) -> None:
-        """Note the state at an epoch's beginning; in a resumed epoch, return to it."""
-        if self._resume_from is not None:
-            rng.restore(self._resume_from)
-            self._resume_from = None
-        self.at_start = rng.capture()
-
-    def continue_from_checkpoint(self) -> None:
-        """After the data of a resumed epoch is under way, go on with the state of the checkpoint."""
-        if self._then is not None:
-            rng.restore(self._then)
-            self._then = None
-
-    def resume(self, at_start: dict[str, Any], then: dict[str, Any]) -> None:
-        """Let the next epoch begin from one state and go on with another."""
-        self._resume_from, self._then = at_start, then
 
 
 def dump(session: Session, *, weights_only: bool = False) -> dict[str, Any]:
@@ -50,6 +24,8 @@ def dump(session: Session, *, weights_only: bool = False) -> dict[str, Any]:
         weights_only: leave out everything but the model and its hyper-parameters.
     """
     strategy, trainer = session.strategy, session.trainer
+    if not weights_only:
+        session.tell_of_open_window()
     checkpoint: dict[str, Any] = {
         "state_dict": strategy.model_state(),
         "epoch": session.progress.epoch,
@@ -63,8 +39,7 @@ def dump(session: Session, *, weights_only: bool = False) -> dict[str, Any]:
         checkpoint["loops"] = {"fit": _progress(session)}
         checkpoint["callbacks"] = callback_states(trainer.callbacks)
         checkpoint["precision"] = strategy.precision_plugin.state_dict()
-        checkpoint["rng"] = _gathered_rng(session)
-        checkpoint |= _loader_states(session)
+        checkpoint |= _states_of_ranks(session)
         checkpoint |= _data_state(session)
     for callback in trainer.callbacks:
         callback.on_save_checkpoint(trainer, session.module, checkpoint)
@@ -89,18 +64,29 @@ def _data_state(session: Session) -> dict[str, Any]:
     return {data.state_key: state} if data is not None and state else {}
 
 
-def _loader_states(session: Session) -> dict[str, Any]:
-    """What each rank's training data says of its place; nothing where it says none. Collective."""
-    portions = session.loaders.opened("train")
-    if not portions or not portions[0].is_stateful:
-        return {}
-    return {"loaders": {"ranks": session.strategy.collectives.gather_objects(portions[0].state())}}
+def _states_of_ranks(session: Session) -> dict[str, Any]:
+    """What each rank has of its own: random states, metrics, the place of its data if that says one. Collective."""
+    portions, states = session.loaders.opened("train"), session.epoch_rng
+    mine = {
+        "rng": {"now": states.capture(), "epoch_start": states.at_start},
+        "metrics": session.metric_states(),
+        "loaders": portions[0].state() if portions else None,
+    }
+    ranks = session.strategy.collectives.gather_objects(mine)
+    gathered = {name: [each[name] for each in ranks] for name in mine}
+    return {
+        name: {"ranks": states}
+        for name, states in gathered.items()
+        if states != [None] * len(ranks)
+    }
 
 
-def _restore_loader(session: Session, checkpoint: Mapping[str, Any]) -> None:
-    ranks = (checkpoint.get("loaders") or {}).get("ranks") or []
-    if len(ranks) == session.strategy.world_size:
-        session.loader_state = ranks[session.strategy.global_rank]
+def _of_this_rank(session: Session, checkpoint: Mapping[str, Any], name: str) -> Any:
+    """What this rank had of its own; None where there was another number of ranks."""
+    ranks = (checkpoint.get(name) or {}).get("ranks") or []
+    return (
+        ranks[session.strategy.global_rank] if len(ranks) == session.strategy.world_size else None
+    )
 
 
 def _manifest(session: Session) -> dict[str, Any]:
@@ -175,7 +161,8 @@ def restore(
             callback.load_state_dict(state)
     _restore_progress(session, checkpoint)
     _restore_rng(session, checkpoint)
-    _restore_loader(session, checkpoint)
+    session.place = _of_this_rank(session, checkpoint, "loaders")
+    _restore_metrics(session, checkpoint)
 
 
 def _restore_optimizers(session: Session, checkpoint: Mapping[str, Any]) -> None:
@@ -205,7 +192,15 @@ def _progress(session: Session) -> dict[str, Any]:
     state = session.progress.state_dict()
     counted = {name: state[name] * session.combined for name in ("batch", "batches")}
     at_end = state["batch"] == session.trainer.num_training_batches
-    return {**state, **counted, "of": session.epoch_batches, "at_end": at_end}
+    return {
+        **state,
+        **counted,
+        "of": session.epoch_batches,
+        "at_end": at_end,
+        "validated": session.validated_at == state["batches"],
+        "followed": session.followed_at == state["batches"],
+        "should_stop": session.trainer.should_stop,
+    }
 
 
 def _restore_progress(session: Session, checkpoint: Mapping[str, Any]) -> None:
@@ -221,24 +216,22 @@ def _restore_progress(session: Session, checkpoint: Mapping[str, Any]) -> None:
         counted = {name: -(-loops[name] // together) for name in ("batch", "batches")}
         session.progress.load_state_dict({**loops, **counted})
         session.resumed = loops
+        session.validated_at = session.progress.batches if loops.get("validated") else -1
+        session.followed_at = session.progress.batches if loops.get("followed") else -1
     else:
         session.progress.epoch = int(checkpoint.get("epoch", 0))
         session.progress.global_step = int(checkpoint.get("global_step", 0))
 
 
-def _gathered_rng(session: Session) -> dict[str, Any]:
-    """Each rank's random states: now, and at the epoch's beginning."""
-    mine = {"now": rng.capture(), "epoch_start": session.epoch_rng.at_start}
-    ranks = session.strategy.collectives.gather_objects(mine)
-    return {"ranks": ranks}
-
-
 def _restore_rng(session: Session, checkpoint: Mapping[str, Any]) -> None:
-    ranks = (checkpoint.get("rng") or {}).get("ranks") or []
-    if len(ranks) != session.strategy.world_size:
-        return  # other ranks draw other numbers anyway
-    mine = ranks[session.strategy.global_rank]
-    if session.progress.batch and mine["epoch_start"] is not None:
-        session.epoch_rng.resume(mine["epoch_start"], mine["now"])
-    else:
-        rng.restore(mine["now"])
+    mine = _of_this_rank(session, checkpoint, "rng")
+    if mine is not None:  # other ranks draw other numbers anyway
+        inside = session.progress.batch
+        session.epoch_rng.resume(mine["epoch_start"] if inside else None, mine["now"])
+
+
+def _restore_metrics(session: Session, checkpoint: Mapping[str, Any]) -> None:
+    """Take up the metrics; with another number of ranks those of rank 0, for epochs that are over are the same."""
+    ranks = (checkpoint.get("metrics") or {}).get("ranks") or [None]
+    mine = _of_this_rank(session, checkpoint, "metrics")
+    session.load_metric_states(ranks[0] if mine is None else mine)

@@ -34,6 +34,8 @@ class ValidationSchedule:
             epoch: epochs completed.
             last: whether the epoch is at its end.
         """
+        if self._every is not None and not batch:
+            return False  # an epoch that a hook has ended at its beginning
         if self._epochs is None:
             return batches % (self._every or 1) == 0
         if (epoch + 1) % self._epochs:

@@ -77,6 +77,8 @@ def main(strategy: str, evaluate: bool) -> None:
     if evaluate:
         result["tested"] = trainer.test(module, loader, ckpt_path="best")
         result["predicted"] = trainer.predict(module, loader)
+        with torch.no_grad():
+            result["expected"] = module(data().tensors[0])
     leave("caller", 0, result)
 
 

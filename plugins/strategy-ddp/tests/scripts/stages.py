@@ -19,10 +19,10 @@ def main() -> None:
     trainer = quiet(strategy="ddp", devices=2, max_epochs=1)
     trainer.fit(module, loader)
     trainer.save_checkpoint(os.path.join(os.environ["OUT"], "after.ckpt"))
-    tested = trainer.test(module, loader)[0]["test_loss"]
+    tested = trainer.test(module, loader, verbose=False)[0]["test_loss"]
     second = quiet(strategy="ddp", devices=2, max_epochs=2)
     second.fit(module, loader)
-    again = second.test(module, loader)[0]["test_loss"]
+    again = second.test(module, loader, verbose=False)[0]["test_loss"]
     if second.is_global_zero:
         print("printed by one")
     program = Program.current()
