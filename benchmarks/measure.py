@@ -47,7 +47,8 @@ class Effort:
     Attributes:
         rounds: turns of raw and torchrelay, by number of processes.
         rival_rounds: how many of those Lightning and Accelerate take part in.
-        segments: readings a run, without a metric, and as many with one.
+        segments: readings a run; of the plain loop as many again with the loss logged.
+        workloads: those that have a run of their own, by width; see `workload.WORKLOADS`.
         warmup: steps before the first reading, by width.
         segment: steps a reading, by width.
     """
@@ -55,6 +56,7 @@ class Effort:
     rounds: dict[int, int]
     rival_rounds: int
     segments: int
+    workloads: dict[int, tuple[str, ...]]
     warmup: dict[int, int]
     segment: dict[int, int]
 
@@ -66,15 +68,16 @@ class Result:
     driver: str
     processes: int
     width: int
+    workload: str
     round: int
     first_step_seconds: float
     step_microseconds: dict[str, list[float]]
     peak_megabytes: float
     losses: list[list[float]]
 
-    def step_time(self, variant: str) -> float:
-        """Microseconds per step, "plain" or "logged"."""
-        return median(self.step_microseconds[variant])
+    def step_time(self, workload: str) -> float:
+        """Microseconds per step of a workload that the run has measured."""
+        return median(self.step_microseconds[workload])
 
 
 def run_all(effort: Effort, tell: Callable[[str], None]) -> list[Result]:
@@ -84,7 +87,7 @@ def run_all(effort: Effort, tell: Callable[[str], None]) -> list[Result]:
         MeasurementError: a driver failed.
     """
     for driver in SCRIPTS:
-        run_driver(driver, max(effort.rounds), min(effort.segment), -1, effort)
+        run_driver(driver, max(effort.rounds), min(effort.segment), "plain", -1, effort)
     tell("a first run for nothing, which leaves bytecode and warm files")
     results: list[Result] = []
     for turn in range(max(effort.rounds.values())):
@@ -92,15 +95,18 @@ def run_all(effort: Effort, tell: Callable[[str], None]) -> list[Result]:
         order = drivers if turn % 2 == 0 else drivers[::-1]
         for processes in (number for number, rounds in effort.rounds.items() if turn < rounds):
             results += [
-                run_driver(driver, processes, width, turn, effort)
+                run_driver(driver, processes, width, workload, turn, effort)
                 for width in effort.segment
+                for workload in effort.workloads[width]
                 for driver in order
             ]
             tell(f"round {turn + 1} with {processes} process(es)")
     return results
 
 
-def run_driver(driver: str, processes: int, width: int, turn: int, effort: Effort) -> Result:
+def run_driver(
+    driver: str, processes: int, width: int, workload: str, turn: int, effort: Effort
+) -> Result:
     """Run one driver once, in processes of its own.
 
     Raises:
@@ -117,12 +123,13 @@ def run_driver(driver: str, processes: int, width: int, turn: int, effort: Effor
             "warmup": effort.warmup[width],
             "segment": effort.segment[width],
             "segments": effort.segments,
+            "workload": workload,
             "report": str(report),
             "started": time.time(),
         }
         run([*command, str(HERE / SCRIPTS[driver]), json.dumps(case)])
         measured = json.loads(report.read_text())
-    return Result(driver, processes, width, turn, **measured)
+    return Result(driver, processes, width, workload, turn, **measured)
 
 
 def run(command: list[str], **variables: str) -> str:
@@ -145,12 +152,13 @@ def run(command: list[str], **variables: str) -> str:
 
 def disagreements(results: list[Result]) -> list[str]:
     """The drivers whose losses are not those of the raw loop, which means that they trained something else."""
-    first: dict[int, Any] = {}
+    first: dict[tuple[int, str], Any] = {}
     found = []
     for result in results:
-        expected = first.setdefault(result.width, result.losses)
+        expected = first.setdefault((result.width, result.workload), result.losses)
         if not expected or not _close(expected, result.losses):
-            found.append(f"{result.driver} (width {result.width}, processes {result.processes})")
+            case = f"width {result.width}, processes {result.processes}, {result.workload}"
+            found.append(f"{result.driver} ({case})")
     return sorted(set(found))
 
 

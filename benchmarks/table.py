@@ -8,9 +8,13 @@ from statistics import median
 from typing import Any
 
 from measure import SCRIPTS, Result
+from workload import WORKLOADS
 
 STEP_TARGETS = {(1, 32): 1.10, (2, 32): 1.05, (1, 1024): 1.02, (2, 1024): 1.02}
-"""torchrelay's time per step over the raw loop's, by processes and width."""
+"""torchrelay's time per step over the raw loop's, by processes and width; of the first two workloads."""
+
+WORKLOAD_TARGET = 1.15
+"""The same of the other workloads."""
 
 FIRST_STEP_LATER = 0.3
 MORE_MEGABYTES = 15
@@ -48,20 +52,35 @@ class Row:
 def make_rows(results: list[Result], startup: dict[str, Any]) -> list[Row]:
     """Every figure, in the order in which the table shows them."""
     shapes = sorted({(r.processes, r.width) for r in results}, key=lambda s: (s[1], s[0]))
-    rows = [_step_row(results, *shape, v) for shape in shapes for v in ("plain", "logged")]
+    rows = [
+        _step_row(results, *shape, workload)
+        for shape in shapes
+        for workload in WORKLOADS
+        if _runs(results, *shape, workload)
+    ]
     processes = sorted({r.processes for r in results})
     rows += [_first_step_row(results, number) for number in processes]
     rows += [_memory_row(results, number) for number in processes]
     return rows + _startup_rows(startup)
 
 
-def _step_row(results: list[Result], processes: int, width: int, variant: str) -> Row:
-    chosen = [r for r in results if (r.processes, r.width) == (processes, width)]
-    values, ratios = _compare(chosen, lambda r: r.step_time(variant), lambda x, raw: x / raw)
-    target = STEP_TARGETS[processes, width]
-    logged = ", metric logged" if variant == "logged" else ""
+def _runs(results: list[Result], processes: int, width: int, workload: str) -> list[Result]:
+    """The runs that have measured a workload."""
+    return [
+        r
+        for r in results
+        if (r.processes, r.width) == (processes, width) and workload in r.step_microseconds
+    ]
+
+
+def _step_row(results: list[Result], processes: int, width: int, workload: str) -> Row:
+    chosen = _runs(results, processes, width, workload)
+    values, ratios = _compare(chosen, lambda r: r.step_time(workload), lambda x, raw: x / raw)
+    usual = workload in ("plain", "logged")
+    target = STEP_TARGETS[processes, width] if usual else WORKLOAD_TARGET
+    what = f", {WORKLOADS[workload]}" if WORKLOADS[workload] else ""
     return Row(
-        f"step, width {width}, {_processes(processes)}{logged}",
+        f"step, width {width}, {_processes(processes)}{what}",
         "µs",
         values,
         f"<= {target:.2f}x raw",
@@ -72,7 +91,7 @@ def _step_row(results: list[Result], processes: int, width: int, variant: str) -
 
 
 def _first_step_row(results: list[Result], processes: int) -> Row:
-    chosen = [r for r in results if r.processes == processes]
+    chosen = [r for r in results if (r.processes, r.workload) == (processes, "plain")]
     values, later = _compare(chosen, lambda r: r.first_step_seconds, lambda x, raw: x - raw)
     allowed = FIRST_STEP_LATER if processes == 1 else 0.0
     target = f"<= raw + {allowed} s" if processes == 1 else "<= raw (by torchrun)"
@@ -81,7 +100,7 @@ def _first_step_row(results: list[Result], processes: int) -> Row:
 
 
 def _memory_row(results: list[Result], processes: int) -> Row:
-    chosen = [r for r in results if (r.processes, r.width) == (processes, NARROW)]
+    chosen = _runs(results, processes, NARROW, "plain")
     values, more = _compare(chosen, lambda r: r.peak_megabytes, lambda x, raw: x - raw)
     met = median(more["torchrelay"]) <= MORE_MEGABYTES
     title = f"peak memory, {_processes(processes)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -54,7 +55,8 @@ class Precision(ABC):
 
     def optimizer_step(self, optimizer: torch.optim.Optimizer, closure: Closure) -> Any:
         """Run `closure`, update the parameters, and return the closure's result."""
-        if not takes_ready_gradients(optimizer):
+        kind: Any = type(optimizer)  # a cached function takes what mypy knows to be hashable
+        if not takes_ready_gradients(kind):
             return optimizer.step(closure)
         result = closure()
         optimizer.step()
@@ -72,10 +74,10 @@ class Precision(ABC):
         """Take up the state of a checkpoint."""
 
 
-def takes_ready_gradients(optimizer: torch.optim.Optimizer) -> bool:
+@functools.cache
+def takes_ready_gradients(kind: type[torch.optim.Optimizer]) -> bool:
     """Whether `step(closure)` is the same as the closure and then `step()`, which spares a context each step.
 
     It is for torch's own optimizers but LBFGS; of another nobody knows what it does with a closure.
     """
-    kind = type(optimizer)
     return kind.__module__.startswith("torch.optim.") and kind is not torch.optim.LBFGS

@@ -62,6 +62,7 @@ class Composed(ABC):
         }
         self._chosen = {name: part for name, part in parts.items() if part is not None}
         self._parts = dict(self._chosen)
+        self._precision = precision_plugin
         self.devices: tuple[int, ...] = ()
         self.num_nodes = 1
         self.sync_batchnorm = False
@@ -80,6 +81,7 @@ class Composed(ABC):
             "cluster_environment": parts.cluster_environment,
             **self._chosen,
         }
+        self._precision = self._parts["precision_plugin"]
         if "collectives" not in self._parts:
             self._parts["collectives"] = self.default_collectives()
         if "launcher" not in self._parts:
@@ -109,8 +111,8 @@ class Composed(ABC):
     @property
     def precision_plugin(self) -> Precision:
         """The numeric formats."""
-        precision: Precision = self._part("precision_plugin")
-        return precision
+        precision = self._precision  # asked for several times a step
+        return bound(precision, "precision_plugin") if precision is None else precision
 
     @property
     def checkpoint_io(self) -> CheckpointIO:

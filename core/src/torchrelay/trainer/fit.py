@@ -15,6 +15,7 @@ from torchrelay.plugin.specs import Capability
 from torchrelay.profilers.watching import watched, watched_items
 from torchrelay.trainer.agreement import check_numbers, in_step
 from torchrelay.trainer.evaluate import evaluate_portions
+from torchrelay.trainer.finalizing import has_to_finalize
 from torchrelay.trainer.followers import Followers
 from torchrelay.trainer.optimizers import StrategyOptimizer
 from torchrelay.trainer.outputs import loss_of, told
@@ -112,6 +113,10 @@ class FitLoop:
         own_backward = session.own("backward")
         if own_backward is not None:
             self.strategy.backward_through = own_backward
+        self.finalizes = has_to_finalize(self.strategy)
+        clips = self.own_clipping is not None or self.plan.clip is not None
+        listens = self.on_before_optimizer_step is not None
+        self.gradients = self.closure if self.finalizes or listens or clips else self.compute
         self.move = session.mover()
         self.checkpointing = bool(self.trainer.checkpointers)
 
@@ -296,11 +301,11 @@ class FitLoop:
 
     def step(self, batch: Any, last: bool) -> bool:
         """Train on one batch; returns whether the epoch goes on, which `on_train_batch_start` may end."""
-        i, updates_before = self.progress.batch, self.progress.global_step
+        progress = self.progress
+        i, updates_before = progress.batch, progress.global_step
         if self.move is not None:
             batch = self.move(batch)
-        metrics = self.session.metrics
-        metrics.in_step, metrics.batch = True, batch
+        self.session.train_metrics.begin(batch)
         if self.on_batch_start is not None and self.on_batch_start(batch, i) == -1:
             return False
         self.batch, self.batch_idx, self.outputs = batch, i, None
@@ -314,12 +319,12 @@ class FitLoop:
             with self.strategy.accumulating():
                 self.compute()
             self.in_window += 1
-        self.progress.batch += 1
-        self.progress.batches += 1
+        progress.batch += 1
+        progress.batches += 1
         if self.on_batch_end is not None:
             divisor = 1 if self.manual else self.plan.loss_divisor
             self.on_batch_end(told(self.outputs, divisor), batch, i)
-        if self.progress.global_step // self.log_every > updates_before // self.log_every:
+        if progress.global_step // self.log_every > updates_before // self.log_every:
             self.session.send_step_metrics()
         return True
 
@@ -332,8 +337,8 @@ class FitLoop:
         if self.own_step is not None:
             self.own_step(self.progress.epoch, self.batch_idx, optimizer, self.compute)
         else:
-            self.strategy.optimizer_step(optimizer.optimizer, self.closure)
-            self.count_update()
+            self.strategy.optimizer_step(optimizer.optimizer, self.gradients)
+            self.progress.global_step += self.plan.updates
         if self.followers.of_updates:
             self.followers.follow_updates(updates_before)
 
@@ -376,7 +381,8 @@ class FitLoop:
 
     def ready(self, optimizer: Optimizer) -> None:
         """Make gradients what the update is to see: reduced, unscaled, seen by hooks, clipped."""
-        self.strategy.finalize_gradients(optimizer)
+        if self.finalizes:
+            self.strategy.finalize_gradients(optimizer)
         if self.on_before_optimizer_step is not None:
             self.on_before_optimizer_step(optimizer)
         if self.manual:

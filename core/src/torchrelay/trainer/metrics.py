@@ -84,6 +84,12 @@ class Metrics:
         self._batch = batch
         self._size = 0
 
+    def begin(self, batch: Any) -> None:
+        """Go on to a batch."""
+        self._batch, self._size = batch, 0
+        if not self._place.in_step:
+            self._move(Place(True, self._place.dataloader_idx))
+
     def _move(self, place: Place) -> None:
         self._place = place
         self._entries = self._places.setdefault(place, {})
