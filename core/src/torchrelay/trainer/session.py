@@ -30,6 +30,7 @@ from torchrelay.trainer.progress import Progress
 from torchrelay.trainer.snapshot import EpochRNG
 from torchrelay.trainer.stages import STAGES
 from torchrelay.trainer.transfer import mover
+from torchrelay.trainer.watchdog import guarding
 
 if TYPE_CHECKING:
     from torchrelay.trainer.trainer import Trainer
@@ -236,7 +237,8 @@ class Session:
             return
         self.strategy.setup_environment()
         try:
-            yield
+            with guarding(self.trainer.hang_timeout, self.strategy):
+                yield
         finally:
             self.strategy.collectives.close()
 
