@@ -13,6 +13,7 @@ from torchrelay.testing.checks import Check, Program, expect, skip
 
 if TYPE_CHECKING:
     from torchrelay.testing.kit import Kit
+    from torchrelay.testing.outcome import Seen
 
 
 NEVER_REFUSED = {
@@ -44,7 +45,7 @@ def judge_refusal(check: Check, kit: Kit, declared: Declaration) -> None:
         outcome.status != 0,
         f"{what}, and yet it was done: refuse it in `refusals`, or by `require` in setup",
     )
-    refused = [_flat(seen.message) for seen in outcome.errors if seen.is_a("UnsupportedError")]
+    refused = [_flat(seen.message) for seen in outcome.errors if _is_refusal(seen)]
     expect(
         any(_flat(reason) in text for reason in _reasons(capability, kit) for text in refused),
         f"{what}, and asking for it raised no UnsupportedError with that reason: {outcome.ending}",
@@ -57,6 +58,13 @@ def _reasons(capability: Capability, kit: Kit) -> list[str]:
     if capability is Capability.MULTIPLE_OPTIMIZERS:
         asked.append(Capability.MANUAL_OPTIMIZATION)
     return [kit.capabilities[each].reason for each in asked if kit.capabilities[each].reason]
+
+
+def _is_refusal(seen: Seen) -> bool:
+    """An UnsupportedError, or what a spawning launcher reports of one in another process."""
+    return seen.is_a("UnsupportedError") or (
+        seen.is_a("WorkerError") and "refuses it" in seen.message
+    )
 
 
 def _flat(text: str) -> str:
