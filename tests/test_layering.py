@@ -39,8 +39,8 @@ LAYERS = (
     "profilers",
     "callbacks",
     "trainer",
-    "cli",
     "testing",
+    "cli",
     "__main__",
 )
 FOUNDATION = {"lazy", "errors", "plugin"}

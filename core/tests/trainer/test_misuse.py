@@ -56,6 +56,7 @@ MISUSE = {
     "benchmark": ({"benchmark": True, "deterministic": True}, "contradict each other"),
     "detect_anomaly": ({"detect_anomaly": None}, "detect_anomaly=None must be"),
     "profiler": ({"profiler": "simpel"}, "simpel.*simple"),
+    "hang_timeout": ({"hang_timeout": -1}, "hang_timeout=-1"),
     "barebones": (
         {"barebones": True, "logger": True, "num_sanity_val_steps": 3},
         "barebones=True does without logger=True, num_sanity_val_steps=3",

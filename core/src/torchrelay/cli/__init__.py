@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from torchrelay.cli import list as list_command
-from torchrelay.cli import plot
 from torchrelay.errors import UserError
-from torchrelay.plugin.scan import core_version
 
-COMMANDS = (list_command, plot)
-"""The modules of the subcommands, in the order in which `torchrelay --help` shows them."""
+COMMANDS: Mapping[str, str] = {
+    "list": "torchrelay.cli.list",
+    "doctor": "torchrelay.cli.doctor",
+    "explain": "torchrelay.cli.explain",
+    "new-plugin": "torchrelay.cli.new_plugin",
+    "conformance": "torchrelay.cli.conformance",
+    "checkpoint": "torchrelay.cli.checkpoint",
+    "plot": "torchrelay.cli.plot",
+}
+"""Subcommand -> its module, in the order of `torchrelay --help`; only that of the command asked for is imported."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,16 +32,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         the process's exit code: 2 for an error that is the user's to mend, which is printed as one
         line. Any other exception is a bug and keeps its traceback.
     """
-    arguments = _parser().parse_args(argv)
+    # Not `list(argv)`: once the submodule of that name is imported, it hides the builtin here.
+    words = sys.argv[1:] if argv is None else [*argv]
+    arguments = _parser(words).parse_args(words)
     try:
         code: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, as in `torchrelay list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except UserError as error:
         print(f"torchrelay: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of the command that `words` begin with; of all commands where they begin with none."""
     parser = argparse.ArgumentParser(
         prog="torchrelay",
         description="Hand a PyTorch model from one training backend to the next.",
@@ -43,8 +57,9 @@ def _parser() -> argparse.ArgumentParser:
         "--version", action=_Version, nargs=0, help="print torchrelay's version and exit"
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        command.add(commands)
+    asked = [name for name in words[:1] if name in COMMANDS]
+    for name in asked or COMMANDS:
+        importlib.import_module(COMMANDS[name]).add(commands)
     return parser
 
 
@@ -52,5 +67,7 @@ class _Version(argparse.Action):
     """Prints the version, which is looked up only when it is asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from torchrelay.plugin.scan import core_version
+
         print(f"torchrelay {core_version()}")
         parser.exit()

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from torchrelay.cli.diagnosis.chain import absent_hardware
 from torchrelay.cli.tables import Table, show
 from torchrelay.plugin.discovery import DISABLE_VARIABLE
 from torchrelay.plugin.records import STAGES, Offer
@@ -90,7 +91,9 @@ def strategy_row(offer: Offer[StrategySpec], hardware: Mapping[str, Hardware]) -
         hardware: what each accelerator's probe found.
     """
     spec = offer.spec
-    reason = needs(missing(spec.requires)) or _no_device(spec, hardware)
+    reason = needs(missing(spec.requires)) or absent_hardware(
+        spec.accelerators, spec.refusals, hardware
+    )
     return StrategyRow(
         alias=spec.alias,
         strategy=spec.target.partition(":")[2],
@@ -133,16 +136,6 @@ def trouble_rows(registry: Registry) -> list[TroubleRow]:
 
 def _all_but(spec: StrategySpec) -> str:
     return f"any but {', '.join(spec.refusals)}" if spec.refusals else "any"
-
-
-def _no_device(spec: StrategySpec, hardware: Mapping[str, Hardware]) -> str:
-    """Why no accelerator of the strategy's has a device; "" if one has."""
-    names = [n for n in spec.accelerators or hardware if n not in spec.refusals]
-    absent = Hardware(count=0, reason="no plugin brings this accelerator")
-    found = {name: hardware.get(name, absent) for name in names}
-    if any(hardware.count for hardware in found.values()):
-        return ""
-    return "; ".join(f"{name}: {hardware.reason}" for name, hardware in found.items())
 
 
 def _strategies(rows: list[StrategyRow]) -> Table:

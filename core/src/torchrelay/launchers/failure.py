@@ -92,13 +92,18 @@ def write_report(seat: Seat, error: BaseException) -> bool:
     failure = Failure(seat.rank, getattr(error, _MARK, time.monotonic()), *_describe(error))
     if isinstance(error, Interrupted):
         failure = Failure(failure.rank, failure.time, str(error.number), INTERRUPTION, error.status)
-    path = Path(seat.report_dir) / f"rank-{seat.rank}.json"
+    return leave(failure, Path(seat.report_dir))
+
+
+def leave(failure: Failure, folder: Path) -> bool:
+    """Put a failure into the launching process's folder; whether that worked, of which a line on stderr tells."""
+    path = folder / f"rank-{failure.rank}.json"
     part = path.with_suffix(f".{os.getpid()}")
     try:
         part.write_text(json.dumps(asdict(failure)), encoding="utf-8")
         part.replace(path)
     except OSError as problem:
-        sys.stderr.write(f"torchrelay: rank {seat.rank} cannot leave its report: {problem}\n")
+        sys.stderr.write(f"torchrelay: rank {failure.rank} cannot leave its report: {problem}\n")
         return False
     return True
 

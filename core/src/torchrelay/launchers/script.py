@@ -158,7 +158,9 @@ class ScriptRun:
         since = time.monotonic()
         self._launches += 1
         done = threading.Event()
-        watcher = threading.Thread(target=self._watch, args=(done, since), daemon=True)
+        watcher = threading.Thread(
+            target=self._watch, args=(done, since), name="torchrelay-crew", daemon=True
+        )
         watcher.start()
         try:
             return function(*args)

@@ -37,6 +37,7 @@ class Capability(enum.Enum):
     CLIP_BY_NORM = "gradient_clip_algorithm='norm'"
     CLIP_BY_VALUE = "gradient_clip_algorithm='value'"
     SKIPPED_STEPS = "training_step returning None, to make no update"
+    EXACT_AVERAGING = "gradients averaged over all ranks at every update"
     GRADIENTS_VISIBLE = "hooks and code that read parameter gradients before the update"
     SYNC_BATCHNORM = "sync_batchnorm=True"
     MULTIPLE_NODES = "num_nodes above 1"

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from torchrelay.errors import ConfigurationError
 from torchrelay.strategies.strategy import Strategy
 
 
@@ -30,6 +31,21 @@ class ParallelStrategy(Strategy):
         """The components that the user gave, the devices among them."""
         devices = {} if self.parallel_devices is None else {"devices": self.parallel_devices}
         return {**super().given, **devices}
+
+    def setup_environment(self) -> None:
+        """Meet the others, who have to be as many as there are devices.
+
+        Raises:
+            ConfigurationError: they are not, and each would train alone on its part of the data.
+        """
+        super().setup_environment()
+        met = self.collectives.world_size
+        if met != self.world_size:
+            raise ConfigurationError(
+                f"{type(self).__name__} asks for {self.world_size} processes and {met} met; its default_launcher has "
+                "to start them (ScriptLauncher, MultiProcessingLauncher), or a cluster has to: torchrun "
+                f"--nproc-per-node {self.processes_per_node}"
+            )
 
     @property
     def root_device(self) -> torch.device:

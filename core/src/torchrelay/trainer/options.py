@@ -19,6 +19,7 @@ BAREBONES_OFF = (
     "enable_model_summary",
     "enable_progress_bar",
     "fast_dev_run",
+    "hang_timeout",
     "logger",
     "log_every_n_steps",
     "num_sanity_val_steps",

@@ -26,6 +26,7 @@ from torchrelay.trainer.fit import fit
 from torchrelay.trainer.resume import check_progress
 from torchrelay.trainer.session import Job, Session
 from torchrelay.trainer.settings import runtime
+from torchrelay.trainer.watchdog import guarding
 
 if TYPE_CHECKING:
     from torchrelay.trainer.trainer import Trainer
@@ -142,7 +143,10 @@ def _do(session: Session) -> Outcome:
     strategy.setup_environment()
     session.connected = True
     log_dir = trainer.log_dir if session.watcher is not None else None
-    with watching(session.watcher, strategy, job.module, job.stage, log_dir):
+    with (
+        guarding(trainer.hang_timeout, strategy),
+        watching(session.watcher, strategy, job.module, job.stage, log_dir),
+    ):
         begin(session)
         # Each rank has resolved the path, and may have seen another newest file.
         path = session.agree(job.ckpt_path)

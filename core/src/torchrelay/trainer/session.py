@@ -32,6 +32,7 @@ from torchrelay.trainer.options import Options
 from torchrelay.trainer.progress import Progress
 from torchrelay.trainer.stages import STAGES
 from torchrelay.trainer.transfer import mover
+from torchrelay.trainer.watchdog import guarding
 
 if TYPE_CHECKING:
     from torchrelay.trainer.trainer import Trainer
@@ -242,7 +243,8 @@ class Session:
         self.strategy.setup_environment()
         self.module.trainer = self.trainer
         try:
-            yield
+            with guarding(self.trainer.hang_timeout, self.strategy):
+                yield
         finally:
             self.module.trainer = None
             self.strategy.collectives.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 from torch import Tensor
@@ -17,7 +18,7 @@ from torchrelay.launchers.supervision import guard_worker
 from torchrelay.module import LightningModule
 from torchrelay.profilers.choice import PASS_THROUGH
 from torchrelay.strategies.strategy import Strategy
-from torchrelay.trainer import snapshot
+from torchrelay.trainer import snapshot, watchdog
 from torchrelay.trainer.bounds import Limit
 from torchrelay.trainer.build import assemble
 from torchrelay.trainer.equipment import choose_callbacks, choose_loggers, choose_profiler
@@ -72,6 +73,9 @@ class Trainer(Facts):
         benchmark: let cuDNN choose the fastest algorithms by trying them; None leaves torch's setting as it is.
         detect_anomaly: end the run where a loss or a gradient is not finite, and say where. Slow.
         profiler: measure where time goes: "simple", "advanced", "pytorch", or a profiler.
+        hang_timeout: seconds (or a timedelta) that ranks may wait for one another before everybody's stacks are shown
+            and the run ends; longer than the longest step, hook or save. TORCHRELAY_HANG_TIMEOUT when None; no limit
+            without either.
         barebones: leave out everything but the loops, to see what the rest costs.
         enable_progress_bar: show progress; yes when None.
         enable_checkpointing: keep checkpoints; adds a ModelCheckpoint unless one is among the callbacks.
@@ -120,6 +124,7 @@ class Trainer(Facts):
         benchmark: bool | None = None,
         detect_anomaly: bool = False,
         profiler: Any = None,
+        hang_timeout: float | timedelta | None = None,
         barebones: bool = False,
         enable_progress_bar: bool | None = None,
         enable_checkpointing: bool | None = None,
@@ -135,6 +140,7 @@ class Trainer(Facts):
         self.callbacks = choose_callbacks(arguments)
         self.watcher = choose_profiler(arguments)
         self.profiler = self.watcher or PASS_THROUGH
+        self.hang_timeout = watchdog.seconds(hang_timeout, os.environ)
         self.resolution, self.strategy = assemble(arguments, self.options)
         self.loggers = choose_loggers(arguments, self.default_root_dir)
         self.progress = Progress()

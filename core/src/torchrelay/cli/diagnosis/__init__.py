@@ -1,0 +1,3 @@
+"""What `torchrelay doctor` finds out: of each plugin, and of the machine."""
+
+from __future__ import annotations

@@ -1,0 +1,233 @@
+"""The kit's own machinery: what becomes of checks that pass, fail, warn, are refused or skipped, and of programs."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from torchrelay.errors import UnknownNameError
+from torchrelay.plugin import Capability
+from torchrelay.testing import Check, CheckFailed, Kit, Program, Result, Status, Subject
+from torchrelay.testing.checks import expect, skip
+from torchrelay.testing.families import FAMILIES, all_checks, checks_of
+from torchrelay.testing.publishing import markdown, publish
+
+WRONG = str(Path(__file__).with_name("wrong"))
+ALONE = Subject("single_device", accelerator="cpu")
+
+
+def make(judge: Any, **fields: Any) -> Check:
+    fields = {"name": "made", "family": "loop", "why": "because", "advice": "do it", **fields}
+    return Check(judge=judge, **fields)
+
+
+@pytest.fixture
+def kit() -> Any:
+    made = Kit(ALONE, version="0.2.0")
+    yield made
+    made.close()
+
+
+def passes(case: Any) -> None:
+    expect(True, "never")
+
+
+def fails(case: Any) -> None:
+    expect(False, "3 instead of 4")
+
+
+def breaks(case: Any) -> None:
+    raise KeyError("nothing of the kind")
+
+
+def test_a_failure_says_why_what_was_seen_and_what_to_change(kit: Kit) -> None:
+    result = kit.examine(make(fails))
+    assert result.status is Status.FAILED
+    assert result.message == "loop.made: because\nSeen: 3 instead of 4\nTo change: do it"
+
+
+def test_a_strategy_that_breaks_a_check_fails_it(kit: Kit) -> None:
+    result = kit.examine(make(breaks))
+    assert (result.status, result.detail) == (Status.FAILED, "KeyError: 'nothing of the kind'")
+
+
+@pytest.mark.parametrize(
+    ("since", "version", "status"),
+    [
+        ("0.1", "0.1.3", Status.FAILED),  # the release in which the kit began
+        ("0.2", "0.2.0", Status.WARNED),
+        ("0.2", "0.2.7", Status.WARNED),
+        ("0.2", "0.3.0", Status.FAILED),
+        ("0.2", "1.0.0", Status.FAILED),
+    ],
+)
+def test_a_new_check_warns_for_one_release(since: str, version: str, status: Status) -> None:
+    kit = Kit(ALONE, version=version)
+    try:
+        assert kit.examine(make(fails, since=since)).status is status
+        assert kit.examine(make(passes, since=since)).status is Status.PASSED
+    finally:
+        kit.close()
+
+
+def test_a_check_is_skipped_with_its_reason(kit: Kit) -> None:
+    result = kit.examine(make(lambda case: skip("no such thing here")))
+    assert (result.status, result.detail) == (Status.SKIPPED, "no such thing here")
+    result = kit.examine(make(fails, min_ranks=2))
+    assert (result.status, result.detail) == (Status.SKIPPED, "needs 2 processes; there is 1")
+
+
+def test_without_hardware_everything_but_declarations_is_skipped() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is hardware")
+    kit = Kit(Subject("single_device", accelerator="cuda"))
+    try:
+        assert kit.examine(make(fails)).status is Status.SKIPPED
+        assert kit.examine(make(fails, family="declaration")).status is Status.FAILED
+    finally:
+        kit.close()
+
+
+def test_an_alias_that_nobody_knows_fails_every_check() -> None:
+    kit = Kit(Subject("sinlge_device", accelerator="cpu"))
+    try:
+        result = kit.examine(make(passes))
+    finally:
+        kit.close()
+    assert result.status is Status.FAILED
+    assert "did you mean 'single_device'" in result.detail
+
+
+def closures(kind: str) -> Result:
+    kit = Kit(Subject(f"wrong_refusals:{kind}", accelerator="cpu", python_path=(WRONG,)))
+    try:
+        return kit.examine(make(fails, capability=Capability.CLOSURE_OPTIMIZERS))
+    finally:
+        kit.close()
+
+
+def test_what_is_declared_unsupported_must_be_refused_with_the_reason() -> None:
+    result = closures("Refuses")
+    assert (result.status, result.detail) == (Status.REFUSED, "it cannot go back")
+    result = closures("DoesIt")
+    assert result.status is Status.FAILED
+    assert "and yet it was done" in result.detail
+    result = closures("SaysOtherwise")
+    assert result.status is Status.FAILED
+    assert "raised no UnsupportedError with that reason" in result.detail
+
+
+def test_a_partial_capability_may_be_refused_by_its_condition() -> None:
+    def refuses(case: Any) -> None:
+        raise CheckFailed("UnsupportedError: only on Sundays")
+
+    kit = Kit(Subject("wrong_refusals:Partial", accelerator="cpu", python_path=(WRONG,)))
+    try:
+        check = make(refuses, capability=Capability.PREDICTION)
+        assert kit.examine(check).status is Status.REFUSED
+        assert kit.examine(replace(check, judge=fails)).status is Status.FAILED
+    finally:
+        kit.close()
+
+
+def test_a_program_runs_once_and_what_hangs_is_ended(kit: Kit) -> None:
+    kit.subject = replace(ALONE, python_path=(WRONG,))
+    program = Program("wrong_programs:leave")
+    first, again = kit.run(program, kit.subject), kit.run(program, kit.subject)
+    assert first is again
+    assert first.results("number") == [7]
+    assert first.status == 0
+    begun = time.monotonic()
+    outcome = kit.run(Program("wrong_programs:hang", timeout=5.0), kit.subject)
+    assert outcome.hung
+    assert time.monotonic() - begun < 15
+    assert "had not ended after 5 s" in outcome.ending
+    assert 'wrong_programs.py", line' in outcome.stderr  # where it hung
+    with pytest.raises(CheckFailed, match="rank 0 did not come so far"):
+        outcome.results("number")
+
+
+def test_what_a_program_leaves_behind_is_seen_and_ended(kit: Kit) -> None:
+    kit.subject = replace(ALONE, python_path=(WRONG,))
+    outcome = kit.run(Program("wrong_programs:litter"), kit.subject)
+    assert len(outcome.survivors) == 1
+    assert outcome.left_files == ("work/litter",)
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{outcome.survivors[0]}/stat").exists() and time.monotonic() < deadline:
+        if (
+            Path(f"/proc/{outcome.survivors[0]}/stat").read_text().rpartition(")")[2].split()[0]
+            == "Z"
+        ):
+            break
+        time.sleep(0.05)
+    else:
+        assert not Path(f"/proc/{outcome.survivors[0]}").exists()
+
+
+def test_a_program_that_raises_leaves_its_error(kit: Kit) -> None:
+    kit.subject = replace(ALONE, python_path=(WRONG,))
+    outcome = kit.run(Program("wrong_programs:fail"), kit.subject)
+    assert outcome.status == 1
+    assert outcome.error.is_a("LookupError")
+    assert outcome.error.message == "'this one'"
+
+
+def test_the_report_can_be_published(kit: Kit, tmp_path: Path) -> None:
+    told: list[Result] = []
+    checks = [
+        make(passes),
+        make(fails, name="other"),
+        make(lambda case: skip("a | b"), name="third"),
+    ]
+    report = kit.report(checks, told.append)
+    assert [result.status.value for result in told] == ["passed", "failed", "skipped"]
+    assert not report.conforms
+    text, data = publish(report, tmp_path / "new" / "report.md")
+    assert (text.name, data.name) == ("report.md", "report.json")
+    found = json.loads(data.read_text())
+    assert found["counts"] == {
+        "passed": 1,
+        "refused as declared": 0,
+        "skipped": 1,
+        "warned": 0,
+        "failed": 1,
+    }
+    assert found["conforms"] is False
+    assert found["checks"][1]["detail"].endswith("To change: do it")
+    page = markdown(report)
+    assert "| loop | third | basic | skipped: a \\| b |" in page
+    assert "does not conform" in page
+    assert "3 instead of 4" in page
+
+
+def test_every_check_is_well_described() -> None:
+    for check in all_checks():
+        where = f"{check.family}.{check.name}"
+        assert check.family in FAMILIES, where
+        for sentence in (check.why, check.advice):
+            assert 20 < len(sentence) <= 240, where
+            assert "\n" not in sentence, where
+            assert not sentence.endswith("."), where
+        assert check.judge.__doc__, where
+
+
+def test_a_family_that_does_not_exist() -> None:
+    with pytest.raises(UnknownNameError, match="no family 'loops'; there are declaration"):
+        checks_of("loops")
+
+
+def test_a_subject_travels_as_json() -> None:
+    subject = Subject("ddp", 2, "cpu", presets={"a": 1}, python_path=("x",))
+    assert Subject.from_json(subject.to_json()) == subject
+    assert str(subject) == "ddp (cpu, devices=2)"
+    assert not subject.is_class
+    assert not Subject("torchrelay-ddp:ddp").is_class
+    assert Subject("acme.strategy:AcmeStrategy").is_class
+    assert subject.alone() == Subject("single_device", 1, "cpu", python_path=("x",))
