@@ -41,7 +41,7 @@ def main() -> None:
         dist.destroy_process_group()
 
 
-def train(case: Case, clock: Clock, losses: Losses) -> None:  # noqa: C901 - every call of its own would cost time
+def train(case: Case, clock: Clock, losses: Losses) -> None:
     model: nn.Module = Network(case.width, clock)
     if case.processes > 1:
         model = DistributedDataParallel(model, **DDP_ARGUMENTS)
