@@ -14,6 +14,10 @@ from typing import Any
 import pytest
 import torch
 
+# A shell's background job starts with Ctrl-C ignored, and so would every process that the tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 SCRIPTS = Path(__file__).parent / "scripts"
 LIMIT = 100
 """Seconds that a program may take."""
