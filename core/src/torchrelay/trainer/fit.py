@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -149,21 +150,22 @@ class FitLoop:
         complete, empty = True, self.progress.batch == 0
         step = watched(self.session.watcher, "run_training_batch", self.step)
         inside = self.schedule is not None and self.schedule.inside
-        batches = self.batches()
-        if self.owes_validation():
-            self.validate()
-            complete = self.goes_on()
-        for batch, last in batches if complete else ():
-            empty = False
-            if not step(batch, last):
-                # gradients of a window that was not finished belong to no update
-                self.in_window = 0
-                break
-            if inside and not last and self.validates_now():
+        batches: Any = self.batches()
+        with closing(batches):  # the processes that load end here, whatever is raised
+            if self.owes_validation():
                 self.validate()
-            if self.at_boundary and not self.goes_on(last):
-                complete = False
-                break
+                complete = self.goes_on()
+            for batch, last in batches if complete else ():
+                empty = False
+                if not step(batch, last):
+                    # gradients of a window that was not finished belong to no update
+                    self.in_window = 0
+                    break
+                if inside and not last and self.validates_now():
+                    self.validate()
+                if self.at_boundary and not self.goes_on(last):
+                    complete = False
+                    break
         if empty:
             raise ConfigurationError(
                 f"the training data gave no batch in epoch {self.progress.epoch}; give a data loader that is not empty "
