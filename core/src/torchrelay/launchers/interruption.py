@@ -86,24 +86,6 @@ def handling(numbers: Sequence[int], handler: Handler) -> Iterator[None]:
             signal.signal(number, previous)
 
 
-@contextmanager
-def shielding() -> Iterator[None]:
-    """Start processes inside that SIGTERM does not reach, as the workers of a data loader.
-
-    Sent to a whole process group it would end them before the run has come to its next update. They end with the
-    loader, or with the process that started them.
-    """
-    posix = hasattr(signal, "pthread_sigmask")
-    if not posix or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def die_of(number: int) -> None:
     """End this process by a signal, as if it had never been handled."""
     signal.signal(number, signal.SIG_DFL)

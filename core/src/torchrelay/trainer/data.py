@@ -8,10 +8,10 @@ from typing import Any
 
 from torchrelay.checkpoint import rng
 from torchrelay.errors import ConfigurationError
-from torchrelay.launchers.interruption import shielding
 from torchrelay.trainer.batch_indices import BatchIndices
 from torchrelay.trainer.bounds import Limit
 from torchrelay.trainer.together import has_state
+from torchrelay.trainer.workers import opened
 
 
 def set_epoch(loader: Any, epoch: int) -> None:
@@ -42,7 +42,7 @@ class Limited:
         return min(self.at_most, len(self.loader))
 
     def __iter__(self) -> Iterator[Any]:
-        return islice(self.loader, self.at_most)
+        return islice(opened(self.loader), self.at_most)
 
 
 class Portion:
@@ -114,9 +114,8 @@ class Portion:
             self._place = self._before_ahead = place
         else:
             self.source.load_state_dict(place["loader"])
-            opened(
-                self.source
-            )  # takes the place up: the epoch that is over, after which a new one begins
+            # takes the place up: the epoch that is over, after which a new one begins
+            opened(self.source)
             self._was_read = True
 
     def batches(
@@ -181,12 +180,6 @@ class Portion:
             yield batch, following is ended
             batch = following
         self._before_ahead = None
-
-
-def opened(loader: Iterable[Any]) -> Iterator[Any]:
-    """A loader's iterator."""
-    with shielding():  # a signal to the whole group must not end the processes that load
-        return iter(loader)
 
 
 def _at_most(total: int | None, limit: Limit | None, name: str) -> int | None:

@@ -14,11 +14,12 @@ from torchrelay.errors import ConfigurationError
 from torchrelay.plugin.specs import Capability
 from torchrelay.seed import seed_workers_of
 from torchrelay.trainer.batch_indices import recorded
-from torchrelay.trainer.data import Portion, length, opened
+from torchrelay.trainer.data import Portion, length
 from torchrelay.trainer.epoch_rng import generators_of
 from torchrelay.trainer.sharding import can_be_shared, in_order, shard
 from torchrelay.trainer.stages import STAGES
 from torchrelay.trainer.together import Together
+from torchrelay.trainer.workers import opened
 from torchrelay.tree import flatten
 
 if TYPE_CHECKING:
