@@ -9,6 +9,22 @@ from torchrelay.environments.program import Program
 
 
 @pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        ("train.py --lr 1", "torchrun --nnodes 2 train.py --lr 1"),
+        ("-m pkg.train a", "torchrun --nnodes 2 -m pkg.train a"),
+        # What is no script cannot be started again; nor does torchrelay's own command train.
+        ("-c print(1) a", "torchrun --nnodes 2 train.py"),
+        ("", "torchrun --nnodes 2 train.py"),
+        ("/usr/bin/torchrelay explain --num-nodes 2", "torchrun --nnodes 2 train.py"),
+        ("-m torchrelay explain", "torchrun --nnodes 2 train.py"),
+    ],
+)
+def test_the_command_for_torchrun(words, command):
+    assert Program.parse(["python", *words.split()]).torchrun("--nnodes 2") == command
+
+
+@pytest.mark.parametrize(
     ("words", "options", "target", "arguments"),
     [
         ("train.py --lr 1", (), ("train.py",), ("--lr", "1")),

@@ -161,6 +161,17 @@ class TestStrategy:
         with pytest.raises(ConfigurationError, match=r"TORCHRELAY_DISABLE_PLUGINS switches it off"):
             make(site, {"TORCHRELAY_DISABLE_PLUGINS": "*"}).strategy(alias, "cpu")
 
+    def test_an_unknown_name_may_be_that_of_a_disabled_plugin(self, site):
+        site.plugin("torchrelay-ddp", strategies("alias='ddp'"))
+        with pytest.raises(UnknownNameError) as caught:
+            make(site, {"TORCHRELAY_DISABLE_PLUGINS": "*"}).strategy("acme_npu", "cpu")
+        text = one_line(caught.value)
+        assert (
+            "switched off by the environment variable TORCHRELAY_DISABLE_PLUGINS: torchrelay-ddp"
+            in text
+        )
+        assert "pip install" not in text
+
     def test_a_pin_to_nobody_lists_who_can_be_pinned(self, site):
         site.plugin("acme", strategies("alias='x'"))
         with pytest.raises(UnknownNameError, match=r"can be pinned: torchrelay, acme"):

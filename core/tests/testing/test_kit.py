@@ -13,9 +13,11 @@ import pytest
 from torchrelay.errors import UnknownNameError
 from torchrelay.plugin import Capability
 from torchrelay.testing import Check, CheckFailed, Kit, Program, Result, Status, Subject
+from torchrelay.testing.asking import ASKS
 from torchrelay.testing.checks import expect, skip
 from torchrelay.testing.families import FAMILIES, all_checks, checks_of
 from torchrelay.testing.publishing import markdown, publish
+from torchrelay.testing.refusals import NEVER_REFUSED
 
 WRONG = str(Path(__file__).with_name("wrong"))
 ALONE = Subject("single_device", accelerator="cpu")
@@ -216,6 +218,13 @@ def test_every_check_is_well_described() -> None:
             assert "\n" not in sentence, where
             assert not sentence.endswith("."), where
         assert check.judge.__doc__, where
+
+
+def test_every_capability_has_a_check_and_can_be_asked_for() -> None:
+    by_design = {Capability.EXACT_AVERAGING}  # says which numbers to expect; nothing asks for it
+    checked = {check.capability for check in all_checks()}
+    assert checked - {None} == set(Capability) - by_design
+    assert set(ASKS) == set(Capability) - by_design - set(NEVER_REFUSED)
 
 
 def test_a_family_that_does_not_exist() -> None:

@@ -148,5 +148,5 @@ REFUSALS = {
 @pytest.mark.parametrize(("asked", "has", "error", "match"), REFUSALS.values(), ids=REFUSALS)
 def test_what_is_refused_in_one_line(registry, machine, asked, has, error, match):
     with pytest.raises(error, match=match) as caught:
-        resolve(Request(**asked), registry, machine(**has))
+        resolve(Request(**asked), registry, machine(**has)).check_environment()
     assert "\n" not in str(caught.value)

@@ -60,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     resolution = resolve(request, get_registry(), machine)
     if arguments.build:
         _build(resolution)
+    resolution.check_environment()
     if arguments.json:
         print(json.dumps(as_data(resolution), indent=2))
     else:

@@ -59,9 +59,11 @@ class Program:
         return cls.parse(sys.orig_argv)
 
     def torchrun(self, options: str) -> str:
-        """The shell command that starts the program under torchrun."""
-        target = self.target if self.target and self.target[0] != "-c" else ("train.py",)
-        return shlex.join(["torchrun", *options.split(), *target, *self.arguments])
+        """The shell command that starts the program under torchrun; `train.py` where this one is no script."""
+        kind, name = self.target[:1], os.path.basename("".join(self.target[-1:]))
+        is_script = kind not in ((), ("-c",)) and name != "torchrelay"
+        words = (*self.target, *self.arguments) if is_script else ("train.py",)
+        return shlex.join(["torchrun", *options.split(), *words])
 
 
 def is_interactive() -> bool:

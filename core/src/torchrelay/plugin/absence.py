@@ -136,6 +136,10 @@ class Absence:
             parts.append(f"distributions that can be pinned: {', '.join(pinnable)}")
         parts += [f"{b.install} would add {', '.join(b.aliases)}" for b in installable]
         parts += [f"installed, but broken: {failure}" for failure in self.discovery.failures]
+        parts += [
+            f"switched off by the environment variable {DISABLE_VARIABLE}: {plugin.distribution}"
+            for plugin in self.discovery.disabled
+        ]
         return UnknownNameError("; ".join(parts))
 
     def _would_answer(self, plugin: str, distribution: str) -> bool:
@@ -148,7 +152,9 @@ class Absence:
     def _installable(self) -> list[Backend]:
         if self.what != "strategy":
             return []
-        installed = {normalized(plugin.distribution) for plugin in self.discovery.plugins}
+        found = self.discovery
+        present = (*found.plugins, *found.disabled, *found.failures)
+        installed = {normalized(each.distribution) for each in present}
         return [b for b in catalogue.BACKENDS if b.published and b.distribution not in installed]
 
 

@@ -40,8 +40,8 @@ class Program:
 
     @property
     def name(self) -> str:
-        """The function's name and its arguments, for messages and folders."""
-        return "-".join([self.target.rpartition(":")[2], *map(str, self.arguments.values())])
+        """The function's name, for folders."""
+        return self.target.rpartition(":")[2]
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,9 @@ def assemble(arguments: Mapping[str, Any], options: Options) -> tuple[Resolution
         checkpoint_io=request.checkpoint_io,
         sync_batchnorm=options.sync_batchnorm,
     )
+    # First what cannot be at all, then how its processes would have to be started.
     refuse_unsupported(strategy, options)
+    resolution.check_environment()
     return resolution, strategy
 
 

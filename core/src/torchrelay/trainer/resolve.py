@@ -92,6 +92,15 @@ class Resolution:
         """The choices and their reasons, a line each."""
         return "\n".join(self.reasons)
 
+    def check_environment(self) -> None:
+        """Refuse processes that are other than what was chosen needs, or that nobody starts.
+
+        Raises:
+            LaunchError: with the command that starts the right ones.
+        """
+        processes = len(self.devices) if _process_per_device(self.strategy) else 1
+        self.cluster_environment.check(devices=processes, num_nodes=self.num_nodes)
+
 
 def resolve(request: Request, registry: Registry, machine: Machine) -> Resolution:
     """Decide what will run.
@@ -114,8 +123,6 @@ def resolve(request: Request, registry: Registry, machine: Machine) -> Resolutio
     strategy = note(
         "strategy", asked or default_strategy(registry, machine, kind, len(devices), nodes)
     )
-    processes = len(devices) if _process_per_device(strategy) else 1
-    environment.check(devices=processes, num_nodes=nodes)
     precision = note("precision", choose_precision(request, registry, kind))
     return Resolution(
         accelerator=kind,

@@ -9,6 +9,7 @@ from torchrelay.plugin import (
     Capability,
     StrategySpec,
     hookimpl,
+    partial,
     unsupported,
 )
 
@@ -22,18 +23,22 @@ _OTHERS_WAIT = (
     "return a loss multiplied by zero instead"
 )
 
+SYNC_BATCHNORM_NEEDS_GPUS = "torch.nn.SyncBatchNorm runs on GPUs only; leave it out on the CPU"
+
 DDP_CAPABILITIES = Capabilities(
     declared={
+        Capability.SYNC_BATCHNORM: partial(SYNC_BATCHNORM_NEEDS_GPUS),
         Capability.CLOSURE_OPTIMIZERS: unsupported(_EACH_ITS_OWN_LOSS),
         Capability.SKIPPED_STEPS: unsupported(_OTHERS_WAIT),
     }
 )
 
+_REPLICAS = "a training step runs on replicas that are thrown away after it; use ddp"
+
 DP_CAPABILITIES = Capabilities(
     declared={
-        Capability.MANUAL_OPTIMIZATION: unsupported(
-            "a training step runs on replicas that are thrown away after it; use ddp"
-        ),
+        Capability.MANUAL_OPTIMIZATION: unsupported(_REPLICAS),
+        Capability.MULTIPLE_OPTIMIZERS: unsupported(_REPLICAS),
         Capability.SYNC_BATCHNORM: unsupported(
             "torch synchronises batch norm between processes; use ddp"
         ),
@@ -44,7 +49,8 @@ DP_CAPABILITIES = Capabilities(
 DDP2_CAPABILITIES = Capabilities(
     declared={
         **DDP_CAPABILITIES.declared,
-        Capability.MANUAL_OPTIMIZATION: DP_CAPABILITIES[Capability.MANUAL_OPTIMIZATION],
+        Capability.MANUAL_OPTIMIZATION: unsupported(_REPLICAS),
+        Capability.MULTIPLE_OPTIMIZERS: unsupported(_REPLICAS),
         Capability.SYNC_BATCHNORM: unsupported(
             "torch synchronises batch norm between processes, not inside one; use ddp"
         ),

@@ -12,7 +12,7 @@ from torchrelay.launchers import Launcher, MultiProcessingLauncher
 from torchrelay.plugin import Capabilities, Capability
 from torchrelay.strategies import Needs
 from torchrelay_ddp.distributed import Distributed
-from torchrelay_ddp.plugin import DDP_CAPABILITIES
+from torchrelay_ddp.plugin import DDP_CAPABILITIES, SYNC_BATCHNORM_NEEDS_GPUS
 
 StartMethod = Literal["script", "spawn", "fork"]
 
@@ -55,9 +55,7 @@ class DDPStrategy(Distributed):
         """No accelerator without collectives, no SyncBatchNorm where torch has none, no hook that nobody calls."""
         reasons = super().refusals(needs)
         if self.sync_batchnorm and self.accelerator.name == "cpu":
-            reasons.append(
-                "sync_batchnorm=True: torch.nn.SyncBatchNorm runs on GPUs only; leave it out on the CPU"
-            )
+            reasons.append(f"sync_batchnorm=True: {SYNC_BATCHNORM_NEEDS_GPUS}")
         by_hand = needs.capabilities.get(Capability.MANUAL_OPTIMIZATION)
         if by_hand and self.communication.hook is not None:
             reasons.append(

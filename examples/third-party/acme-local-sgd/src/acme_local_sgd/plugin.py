@@ -15,6 +15,9 @@ from torchrelay.plugin import (
 
 CAPABILITIES = Capabilities(
     declared={
+        Capability.EXACT_AVERAGING: unsupported(
+            "weights are averaged every few updates, not gradients in each"
+        ),
         Capability.SYNC_BATCHNORM: unsupported(
             "between two averagings each process trains by itself, and so do its statistics; use ddp"
         ),
