@@ -152,9 +152,8 @@ class Absence:
     def _installable(self) -> list[Backend]:
         if self.what != "strategy":
             return []
-        found = self.discovery
-        present = (*found.plugins, *found.disabled, *found.failures)
-        installed = {normalized(each.distribution) for each in present}
+        groups = (self.discovery.plugins, self.discovery.disabled, self.discovery.failures)
+        installed = {normalized(each.distribution) for group in groups for each in group}
         return [b for b in catalogue.BACKENDS if b.published and b.distribution not in installed]
 
 
