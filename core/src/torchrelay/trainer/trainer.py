@@ -225,11 +225,11 @@ class Trainer(Facts):
         ckpt_path: str | os.PathLike[str] | None = None,
         weights_only: bool | None = None,
     ) -> list[Any] | None:
-        """Run `predict_step`; what it returned for each batch, in the order of the data set, from all ranks.
+        """Run `predict_step`; what it returned for each batch, from all ranks.
 
-        Each rank reads whole batches, so the list is the one that a single process would return. Data that ranks
-        share by themselves (a data set without length, a distributed sampler of the user's) is returned by rank 0 for
-        its own part.
+        Each rank reads whole batches, so the list is the one that a single process would return: in the order of the
+        data set, unless the loader shuffles. Data that ranks share by themselves (a data set without length, a
+        distributed sampler of the user's) is returned by rank 0 for its own part.
 
         Args:
             model: the module; the last one, with the best weights that were kept, when None.
