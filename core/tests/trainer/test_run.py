@@ -4,6 +4,7 @@ import pytest
 
 from torchrelay import Trainer
 from torchrelay.launchers import Launcher
+from torchrelay.loggers import Logger
 from torchrelay.plugin import registry as registry_module
 from torchrelay.plugin.discovery import discover
 from torchrelay.plugin.registry import Registry
@@ -120,3 +121,27 @@ def test_a_strategy_is_torn_down_after_a_failure_and_can_run_again(boring, make_
     assert calls == ["once", "teardown"]
     trainer.fit(boring.regression(), boring.loader())
     assert trainer.global_step == 5
+
+
+def test_loggers_and_the_strategy_end_though_a_teardown_hook_raises(boring, make_trainer):
+    calls = []
+
+    class Noting(SingleDeviceStrategy):
+        def teardown(self):
+            calls.append("teardown")
+            super().teardown()
+
+    class Ends(Logger):
+        def log_metrics(self, metrics, step):
+            pass
+
+        def finalize(self, status):
+            calls.append(status)
+
+    def teardown(self, stage):
+        raise ZeroDivisionError("bug")
+
+    trainer = make_trainer(strategy=Noting(), logger=Ends())
+    with pytest.raises(ZeroDivisionError):
+        trainer.fit(boring.regression(teardown=teardown), boring.loader())
+    assert calls == ["success", "teardown"]

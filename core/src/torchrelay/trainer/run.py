@@ -182,18 +182,21 @@ def _tell_of(error: BaseException, session: Session) -> None:
 def _tear_down(session: Session, status: str) -> None:
     session.connected = False
     stage, data = session.job.stage, session.job.datamodule
-    try:
+    with ExitStack() as after:
+        after.callback(_let_go, session)
+        after.callback(session.tell_loggers, "finalize", status)
         if data is not None:
             data.teardown(stage)
         _each(session.trainer, "teardown", session.module, stage)
         session.module.teardown(stage)
-        session.tell_loggers("finalize", status)
-    finally:
-        session.strategy.teardown()
-        get_registry().notify("torchrelay_after_teardown", strategy=session.strategy)
-        session.module.trainer = None
-        if data is not None:
-            data.trainer = None
+
+
+def _let_go(session: Session) -> None:
+    session.strategy.teardown()
+    get_registry().notify("torchrelay_after_teardown", strategy=session.strategy)
+    session.module.trainer = None
+    if session.job.datamodule is not None:
+        session.job.datamodule.trainer = None
 
 
 def _each(trainer: Trainer, name: str, module: LightningModule, argument: Any) -> None:
