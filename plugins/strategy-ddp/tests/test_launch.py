@@ -76,7 +76,7 @@ def test_the_rank_that_raises_is_shown_first_and_once(programs, gone, strategy, 
     if place != "setup":
         assert gone(*programs.pids(), within=0)
     if place == "training":
-        assert ended - float((programs.folder / "met").read_text()) < PROMPT
+        assert ended - float((programs.folder / f"met-{rank}").read_text()) < PROMPT
 
 
 def test_rank_0_s_own_exception_is_its_traceback(programs, gone):
@@ -96,7 +96,7 @@ def test_a_killed_rank_is_named(programs, gone, strategy, rank):
     assert f"error: rank {rank} was killed by signal 9 (SIGKILL)" in done.stderr.splitlines()[0]
     assert "Traceback" not in done.stderr
     assert gone(*programs.pids(), within=0)
-    assert ended - float((programs.folder / "met").read_text()) < PROMPT
+    assert ended - float((programs.folder / f"met-{rank}").read_text()) < PROMPT
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs prctl")

@@ -39,7 +39,7 @@ class Mortal(Regression):
         time.sleep(0.02)
         if batch_idx == 3:
             (OUT / f"pid-{self.global_rank}").write_text(f"{os.getpid()}\n")
-            (OUT / "met").write_text(f"{time.monotonic()}\n")
+            (OUT / f"met-{self.global_rank}").write_text(f"{time.monotonic()}\n")
         if batch_idx == 5:
             self.meet("training")
         return super().training_step(batch, batch_idx)
