@@ -81,11 +81,15 @@ class Composed(ABC):
             "cluster_environment": parts.cluster_environment,
             **self._chosen,
         }
-        self._precision = self._parts["precision_plugin"]
+        self._precision = self.adapt_precision(self._parts["precision_plugin"])
         if "collectives" not in self._parts:
             self._parts["collectives"] = self.default_collectives()
         if "launcher" not in self._parts:
             self._parts["launcher"] = self.default_launcher()
+
+    def adapt_precision(self, precision: Precision) -> Precision:
+        """The form that a precision takes under this backend: itself, unless the backend keeps formats its own way."""
+        return precision
 
     @abstractmethod
     def default_collectives(self) -> Collectives:

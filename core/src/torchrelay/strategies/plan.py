@@ -61,8 +61,10 @@ class Needs:
         capabilities: capability -> where the need comes from, in the user's words.
         precision: canonical name of the precision.
         num_nodes: number of machines.
+        plan: how gradients are to become updates, as the user asked for it.
     """
 
     capabilities: dict[Capability, str] = field(default_factory=dict)
     precision: str = "32-true"
     num_nodes: int = 1
+    plan: Plan = field(default_factory=Plan)

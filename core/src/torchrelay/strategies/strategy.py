@@ -157,6 +157,10 @@ class Strategy(Communication, Stateful):
             self.wrap()
             self.build(build)
 
+    def init_context(self) -> AbstractContextManager[Any]:
+        """Context in which the user's `configure_model` makes layers; the processes are connected."""
+        return self.precision_plugin.init_context()
+
     def adopt(self, module: nn.Module) -> None:
         """Take over the user's module."""
         self._module = self._model = module

@@ -57,7 +57,7 @@ def prepare_data(session: Session) -> None:
 def configure_model(session: Session) -> None:
     """Let the module make its layers in the format of the run's precision."""
     if is_overridden("configure_model", session.module, LightningModule):
-        with session.strategy.precision_plugin.init_context():
+        with session.strategy.init_context():
             session.module.configure_model()
 
 

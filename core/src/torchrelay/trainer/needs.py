@@ -24,6 +24,7 @@ def refuse_unsupported(
         capabilities=_needed(strategy.num_nodes, options, module, stage),
         precision=strategy.precision_plugin.name,
         num_nodes=strategy.num_nodes,
+        plan=options.plan,
     )
     reasons = strategy.refusals(needs)
     if reasons:
