@@ -70,7 +70,7 @@ def case(programs, request):
 @pytest.fixture
 def uninterrupted(case, tmp_path_factory):
     """Where the same run comes to when nobody interrupts it."""
-    there = type(case.programs)(tmp_path_factory.mktemp("uninterrupted"))
+    there = type(case.programs)(case.programs.scripts, tmp_path_factory.mktemp("uninterrupted"))
     other = Case(there, case.start)
     yield other.train()["state"]
     there.close()
