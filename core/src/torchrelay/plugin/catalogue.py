@@ -75,7 +75,7 @@ BACKENDS: tuple[Backend, ...] = (
         extra="deepspeed",
         distribution="torchrelay-deepspeed",
         summary="DeepSpeed: ZeRO, offload, NVMe",
-        published=False,
+        published=True,
         strategies={
             "DeepSpeedStrategy": (
                 "deepspeed",

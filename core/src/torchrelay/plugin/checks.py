@@ -16,6 +16,9 @@ import os
 import shlex
 import shutil
 import sys
+from pathlib import Path
+
+PROCESSES = Path("/proc")
 
 
 def find_cxx_compiler() -> str | None:
@@ -45,3 +48,50 @@ def cxx_compiler() -> str | None:
 def ninja() -> str | None:
     """Whether ninja is there, which builds torch's extensions."""
     return None if find_ninja() else "ninja is not found: pip install ninja"
+
+
+def extension_locks() -> str | None:
+    """Whether a build of one of torch's extensions left its lock behind."""
+    locks = " ".join(map(str, stale_extension_locks()))
+    if not locks:
+        return None
+    return (
+        f"whoever loads an extension whose build was ended waits for ever: {mend_locks()} {locks}"
+    )
+
+
+def stale_extension_locks() -> list[Path]:
+    """Locks on torch's extensions that no process holds, as far as this one may see (Linux; all of them elsewhere).
+
+    A build on another machine, in a folder that both share, cannot be seen.
+    """
+    folder = extensions_folder()
+    locks = sorted({*folder.glob("*/lock"), *folder.glob("*/*/lock")})
+    held = open_files() if locks else set()
+    return [lock for lock in locks if os.path.realpath(lock) not in held]
+
+
+def mend_locks() -> str:
+    """The command that removes a stale lock, but for its path."""
+    return "rm" if PROCESSES.is_dir() else "if no build is under way: rm"
+
+
+def extensions_folder() -> Path:
+    """Where torch builds extensions: TORCH_EXTENSIONS_DIR, else `torch_extensions` in the user's cache."""
+    given = os.environ.get("TORCH_EXTENSIONS_DIR")
+    if given:
+        return Path(given)
+    usual = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser(usual)
+    return Path(cache, "torch_extensions")
+
+
+def open_files() -> set[str]:
+    """Paths of the files that processes have open, of those processes that this one may look into (Linux)."""
+    found = set()
+    for descriptor in PROCESSES.glob("[0-9]*/fd/*"):
+        try:
+            found.add(os.readlink(descriptor))
+        except OSError:  # closed in the meantime, or another user's
+            continue
+    return found

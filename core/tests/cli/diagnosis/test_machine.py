@@ -38,10 +38,15 @@ def test_a_lock_that_nobody_has_open_is_stale(extensions):
     lock = extensions / "py311_cpu" / "stale" / "lock"
     assert fact.found == f"{lock}: no process has it open"
     assert fact.mend == f"rm {lock}"
+    with (extensions / "held" / "lock").open():
+        complaint = checks.extension_locks()
+    assert (
+        complaint == f"whoever loads an extension whose build was ended waits for ever: rm {lock}"
+    )
 
 
 def test_where_processes_cannot_be_looked_into_a_lock_may_be_stale(extensions, monkeypatch):
-    monkeypatch.setattr(machine, "PROCESSES", extensions / "no-proc")
+    monkeypatch.setattr(checks, "PROCESSES", extensions / "no-proc")
     found = list(machine.extension_locks())
     assert [fact.what for fact in found] == ["stale lock"] * 2
     assert found[0].mend.startswith("if no build is under way: rm ")
@@ -50,6 +55,7 @@ def test_where_processes_cannot_be_looked_into_a_lock_may_be_stale(extensions, m
 def test_without_locks_all_is_well(tmp_path, monkeypatch):
     monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert checks.extension_locks() is None
     (fact,) = machine.extension_locks()
     assert (fact.found, fact.mend) == (f"none is stale in {tmp_path / 'torch_extensions'}", "")
 

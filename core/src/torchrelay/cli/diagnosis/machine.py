@@ -19,7 +19,6 @@ LEAST_SHARED_MEMORY = 1 << 30
 """Bytes of /dev/shm below which data loaders' workers soon run out of it; Docker gives 64 MiB."""
 
 SHARED_MEMORY = Path("/dev/shm")
-PROCESSES = Path("/proc")
 
 
 @dataclass(frozen=True)
@@ -97,38 +96,13 @@ def shared_memory() -> Iterator[Fact]:
 
 def extension_locks() -> Iterator[Fact]:
     """Locks on torch's extensions whose owner is gone: whoever loads such an extension waits for ever."""
-    folder = extensions_folder()
-    locks = sorted({*folder.glob("*/lock"), *folder.glob("*/*/lock")})
-    held = open_files() if locks else set()
-    stale = [lock for lock in locks if os.path.realpath(lock) not in held]
-    found, mend = "no process has it open", "rm"
-    if not PROCESSES.is_dir():
-        found, mend = "perhaps of a build that is under way", "if no build is under way: rm"
+    stale = checks.stale_extension_locks()
+    seen = checks.PROCESSES.is_dir()
+    found = "no process has it open" if seen else "perhaps of a build that is under way"
     for lock in stale:
-        yield Fact("stale lock", f"{lock}: {found}", f"{mend} {lock}")
+        yield Fact("stale lock", f"{lock}: {found}", f"{checks.mend_locks()} {lock}")
     if not stale:
-        yield Fact("extension locks", f"none is stale in {folder}")
-
-
-def extensions_folder() -> Path:
-    """Where torch builds extensions: TORCH_EXTENSIONS_DIR, else `torch_extensions` in the user's cache."""
-    given = os.environ.get("TORCH_EXTENSIONS_DIR")
-    if given:
-        return Path(given)
-    usual = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser(usual)
-    return Path(cache, "torch_extensions")
-
-
-def open_files() -> set[str]:
-    """Paths of the files that processes have open, of those processes that this one may look into (Linux)."""
-    found = set()
-    for descriptor in PROCESSES.glob("[0-9]*/fd/*"):
-        try:
-            found.add(os.readlink(descriptor))
-        except OSError:  # closed in the meantime, or another user's
-            continue
-    return found
+        yield Fact("extension locks", f"none is stale in {checks.extensions_folder()}")
 
 
 FINDERS: tuple[Callable[[], Iterator[Fact]], ...] = (

@@ -1,0 +1,150 @@
+"""The only module that imports DeepSpeed, when a function here is called; and what is known of the installed one."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from importlib import import_module
+from typing import Any
+
+from torchrelay_deepspeed.plugin import INSTALL
+from torchrelay_deepspeed.raw import RawConfig
+
+OLDEST, BEYOND = (0, 19, 8), (0, 20)
+"""DeepSpeed's releases from the first to before the second are the ones that were run."""
+
+EXTENSIONS = (
+    "async_io",
+    "cpu_adagrad",
+    "cpu_adam",
+    "cpu_lion",
+    "deepspeed_shm_comm",
+    "fused_adam",
+    "fused_lamb",
+    "fused_lion",
+    "pin_memory",
+)
+"""What DeepSpeed compiles for training, when it is first used: the names of the folders."""
+
+_CPU = {"adagrad": "cpu_adagrad", "adam": "cpu_adam", "adamw": "cpu_adam", "lion": "cpu_lion"}
+_FUSED = {"lamb": "fused_lamb", "lion": "fused_lion"}
+_ADAM = ("adam", "adamw")
+
+
+def version() -> str | None:
+    """Version of the installed DeepSpeed; None if there is none."""
+    try:
+        return importlib.metadata.version("deepspeed")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def tested() -> str | None:
+    """Whether the installed DeepSpeed is one that was run: None, or what is wrong and the command that mends it."""
+    found = version()
+    if found is None:
+        return f"DeepSpeed is not installed: {INSTALL}"
+    release = tuple(int(number) for number in re.findall(r"\d+", found)[:3])
+    if OLDEST <= release < BEYOND:
+        return None
+    first, last = (".".join(map(str, each)) for each in (OLDEST, BEYOND))
+    return (
+        f"DeepSpeed {found} is not one that torchrelay-deepspeed was tested with, which are those from {first} to "
+        f'before {last}: pip install "deepspeed>={first},<{last}"'
+    )
+
+
+def compiles(config: RawConfig, accelerator: str) -> Iterator[str]:
+    """Names of the extensions that a run is known to need; an optimizer of the user's own may need another.
+
+    Args:
+        config: DeepSpeed's own.
+        accelerator: `"cpu"`, `"cuda"`, ...: on the CPU ranks also communicate by an extension.
+    """
+    if accelerator == "cpu":
+        yield "deepspeed_shm_comm"
+    if config.on_nvme:
+        yield from ("pin_memory", "async_io")
+    name = str(config.optimizer).lower()
+    if config.offload("optimizer"):
+        yield from filter(None, [_CPU.get(name)])
+    elif name in _ADAM and config.get("optimizer.params.torch_adam") is False:
+        yield "fused_adam"
+    else:
+        yield from filter(None, [_FUSED.get(name)])
+
+
+def connect(device_type: str, backend: str | None, places: Mapping[str, str]) -> None:
+    """Let DeepSpeed use the process group that there is. Collective where it has to compile for that.
+
+    Args:
+        device_type: of the devices that compute; DeepSpeed would guess.
+        backend: of torch.distributed.
+        places: RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, which DeepSpeed reads where it needs them.
+    """
+    os.environ.update(places, DS_ACCELERATOR=device_type)
+    sdk = import_module("deepspeed")
+    sdk.accelerator.set_accelerator(_accelerator(device_type))
+    sdk.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+
+
+def disconnect() -> None:
+    """Forget the process group: DeepSpeed keeps it, and groups made of it, for as long as the process lives."""
+    comm, groups = import_module("deepspeed.comm.comm"), import_module("deepspeed.utils.groups")
+    comm.cdb = None
+    for name in list(vars(groups)):
+        if name.endswith("_GROUP"):
+            setattr(groups, name, None)
+
+
+def _accelerator(device_type: str) -> Any:
+    name = {"cpu": "CPU_Accelerator", "cuda": "CUDA_Accelerator"}[device_type]
+    return getattr(import_module(f"deepspeed.accelerator.{device_type}_accelerator"), name)()
+
+
+def make_engine(
+    model: Any, optimizer: Any, config: Mapping[str, Any], parameters: Iterable[Any] | None
+) -> Any:
+    """The engine around a model.
+
+    Args:
+        model: whose forward runs a step.
+        optimizer: the user's; None for that of the configuration, or for none.
+        config: from `settle`.
+        parameters: what an optimizer of the configuration updates; None if there is none.
+    """
+    sdk = import_module("deepspeed")
+    engine, *_ = sdk.initialize(
+        model=model,
+        optimizer=optimizer,
+        model_parameters=parameters,
+        config=dict(config),
+        dist_init_required=False,
+    )
+    return engine
+
+
+def sharded_init(config: Mapping[str, Any], dtype: Any) -> AbstractContextManager[Any]:
+    """Context in which modules are made with each rank holding its part of every parameter."""
+    zero = import_module("deepspeed.runtime.zero")
+    context: AbstractContextManager[Any] = zero.Init(config_dict_or_path=dict(config), dtype=dtype)
+    return context
+
+
+def gathered(
+    parameters: Sequence[Any], modifier_rank: int | None = None
+) -> AbstractContextManager[Any]:
+    """Context in which parameters of stage 3 are whole on every rank.
+
+    Args:
+        parameters: those that are to be gathered.
+        modifier_rank: whose changes count; None if there are none.
+    """
+    zero = import_module("deepspeed.runtime.zero")
+    context: AbstractContextManager[Any] = zero.GatheredParameters(
+        list(parameters), modifier_rank=modifier_rank
+    )
+    return context
