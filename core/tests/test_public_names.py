@@ -45,7 +45,8 @@ PUBLIC = {
         "AdvancedProfiler PassThroughProfiler Profiler PyTorchProfiler SimpleProfiler make"
     ),
     "torchrelay.strategies": (
-        "Build Clip Needs ParallelStrategy Parts Plan SingleDeviceStrategy StepDispatcher Strategy"
+        "Build Clip Needs ParallelStrategy Parts Plan ProcessGroupStrategy SingleDeviceStrategy "
+        "StartMethod StepDispatcher Strategy"
     ),
     "torchrelay.trainer": "Trainer",
     "torchrelay.utilities": "CombinedLoader grad_norm rank_zero_info rank_zero_only rank_zero_warn",

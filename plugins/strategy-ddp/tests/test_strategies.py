@@ -316,7 +316,6 @@ def test_every_argument_of_distributed_data_parallel_is_an_option():
         (DDPStrategy, {"ddp_comm_state": object()}, "do nothing without ddp_comm_hook"),
         (DDPStrategy, {"model_averaging_period": 4}, "needs ddp_comm_state=PostLocalSGDState"),
         (DDP2Strategy, {"model_averaging_period": 4}, "needs ddp_comm_state=PostLocalSGDState"),
-        (DDP2Strategy, {"start_method": "spawn"}, r"DDP2Strategy has no option 'start_method'"),
         (
             DDPStrategy,
             {"timeout": timedelta(seconds=9), "collectives": TorchCollectives("gloo")},

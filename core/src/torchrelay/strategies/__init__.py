@@ -17,7 +17,9 @@ _OWN = {
     "ParallelStrategy": ".parallel",
     "Parts": ".components",
     "Plan": ".plan",
+    "ProcessGroupStrategy": ".process_group",
     "SingleDeviceStrategy": ".single_device",
+    "StartMethod": ".process_group",
     "StepDispatcher": ".dispatch",
     "Strategy": ".strategy",
 }
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from torchrelay.strategies.plan import Clip as Clip
     from torchrelay.strategies.plan import Needs as Needs
     from torchrelay.strategies.plan import Plan as Plan
+    from torchrelay.strategies.process_group import ProcessGroupStrategy as ProcessGroupStrategy
+    from torchrelay.strategies.process_group import StartMethod as StartMethod
     from torchrelay.strategies.single_device import SingleDeviceStrategy as SingleDeviceStrategy
     from torchrelay.strategies.strategy import Build as Build
     from torchrelay.strategies.strategy import Strategy as Strategy

@@ -69,7 +69,7 @@ class DDP2Strategy(Distributed):
     Ranks are machines: `world_size` is the number of nodes. Override `configure_ddp` to wrap the model yourself.
 
     Args:
-        options: see `Distributed`: those of `DDPStrategy`, but for `start_method`.
+        options: see `Distributed`: those of `DDPStrategy`.
     """
 
     capabilities: ClassVar[Capabilities] = DDP2_CAPABILITIES

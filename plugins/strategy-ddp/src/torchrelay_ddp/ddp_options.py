@@ -20,6 +20,9 @@ COMPONENTS = (
     "launcher",
     "parallel_devices",
     "precision_plugin",
+    "process_group_backend",
+    "start_method",
+    "timeout",
 )
 
 # The strategy decides these from the device of each process.

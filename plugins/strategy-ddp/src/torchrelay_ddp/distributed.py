@@ -5,37 +5,30 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from datetime import timedelta
 from typing import Any
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from torchrelay.collectives import Collectives, TorchCollectives
-from torchrelay.environments import LocalEnvironment
-from torchrelay.errors import ConfigurationError
-from torchrelay.launchers import Launcher, ScriptLauncher
-from torchrelay.strategies import Build, Needs, ParallelStrategy, StepDispatcher
+from torchrelay.strategies import Build, ProcessGroupStrategy, StepDispatcher
 from torchrelay_ddp.buffers import share_buffers
 from torchrelay_ddp.ddp_options import CommunicationHook, split
 from torchrelay_ddp.gradients import average_gradients
 
 
-class Distributed(ParallelStrategy):
+class Distributed(ProcessGroupStrategy):
     """Each process has the whole model; gradients are averaged during backward.
 
     Override `configure_ddp` to wrap the model yourself.
 
     Args:
-        process_group_backend: backend of torch.distributed; the accelerator's when None.
-        timeout: how long a collective may wait; torch's default when None.
         ddp_comm_hook: decides how gradients are communicated; see `torch.distributed.algorithms.ddp_comm_hooks`.
         ddp_comm_state: the hook's first argument.
         ddp_comm_wrapper: wraps the hook.
         model_averaging_period: updates between two averagings of the weights, for a post-local SGD hook.
-        options: the components of a strategy (see `Strategy`), `parallel_devices`, and the arguments of
-            `torch.nn.parallel.DistributedDataParallel`; `gradient_as_bucket_view` is on unless turned off.
+        options: those of `ProcessGroupStrategy`, and the arguments of `torch.nn.parallel.DistributedDataParallel`;
+            `gradient_as_bucket_view` is on unless turned off.
 
     Raises:
         ConfigurationError: an option is unknown, needs another, or excludes another.
@@ -44,8 +37,6 @@ class Distributed(ParallelStrategy):
     def __init__(
         self,
         *,
-        process_group_backend: str | None = None,
-        timeout: timedelta | None = None,
         ddp_comm_hook: Callable[..., Any] | None = None,
         ddp_comm_state: Any = None,
         ddp_comm_wrapper: Callable[..., Any] | None = None,
@@ -54,11 +45,6 @@ class Distributed(ParallelStrategy):
     ) -> None:
         components, arguments = split(options, type(self))
         super().__init__(**components)
-        self.process_group_backend = process_group_backend
-        self.timeout = timeout
-        self._collectives_given = components.get("collectives") is not None
-        if self._collectives_given:
-            self._refuse_beside_collectives()
         self.communication = CommunicationHook(
             hook=ddp_comm_hook,
             state=ddp_comm_state,
@@ -67,43 +53,6 @@ class Distributed(ParallelStrategy):
         )
         self.ddp_arguments = {"gradient_as_bucket_view": True, **arguments}
         self._static_graph_unseen = False
-
-    def _refuse_beside_collectives(self) -> None:
-        for name in ("process_group_backend", "timeout"):
-            if getattr(self, name) is not None:
-                raise ConfigurationError(
-                    f"{name} and collectives are both given to {type(self).__name__}, and {name} is for those that it "
-                    f"makes itself; leave one out, or give collectives=TorchCollectives(backend=..., timeout=...)"
-                )
-
-    # --- composition ------------------------------------------------------------------------------------
-
-    def default_collectives(self) -> Collectives:
-        """torch.distributed, with the backend of the accelerator unless one was given."""
-        backend = self.process_group_backend or self.accelerator.process_group_backend
-        return TorchCollectives(backend=backend, timeout=self.timeout)
-
-    def default_launcher(self) -> Launcher | None:
-        """The strategy's own on this machine, also in the processes it made; none where a cluster makes them."""
-        environment = self.cluster_environment
-        return (
-            self.local_launcher(environment) if isinstance(environment, LocalEnvironment) else None
-        )
-
-    def local_launcher(self, environment: LocalEnvironment) -> Launcher:
-        """Makes this machine's processes: runs the script again in each."""
-        return ScriptLauncher(environment, self.processes_per_node)
-
-    def refusals(self, needs: Needs) -> list[str]:
-        """No accelerator without collectives."""
-        reasons = super().refusals(needs)
-        backend = self.process_group_backend or self.accelerator.process_group_backend
-        if not backend and not self._collectives_given:
-            reasons.append(
-                f"torch.distributed has no backend for accelerator {self.accelerator.name!r}; take devices=1, or name "
-                "one by process_group_backend"
-            )
-        return reasons
 
     # --- model ------------------------------------------------------------------------------------------
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar
 
 from torch import nn
 
-from torchrelay.environments import LocalEnvironment
-from torchrelay.errors import ConfigurationError
-from torchrelay.launchers import Launcher, MultiProcessingLauncher
 from torchrelay.plugin import Capabilities, Capability
-from torchrelay.strategies import Needs
+from torchrelay.strategies import Needs, StartMethod
 from torchrelay_ddp.distributed import Distributed
 from torchrelay_ddp.plugin import DDP_CAPABILITIES, SYNC_BATCHNORM_NEEDS_GPUS
-
-StartMethod = Literal["script", "spawn", "fork"]
 
 
 class DDPStrategy(Distributed):
@@ -23,33 +18,16 @@ class DDPStrategy(Distributed):
     Override `configure_ddp` to wrap the model yourself.
 
     Args:
-        start_method: how processes come into being when nobody has made them: "script" runs this script again in
-            each, "spawn" and "fork" start them from this process.
-        options: see `Distributed`: `process_group_backend`, `timeout`, `ddp_comm_hook`, `ddp_comm_state`,
-            `ddp_comm_wrapper`, `model_averaging_period`, the components of a strategy, `parallel_devices`, and the
-            arguments of `torch.nn.parallel.DistributedDataParallel`; `gradient_as_bucket_view` is on unless turned
-            off.
+        options: see `Distributed`: `start_method`, `process_group_backend`, `timeout`, `ddp_comm_hook`,
+            `ddp_comm_state`, `ddp_comm_wrapper`, `model_averaging_period`, the components of a strategy,
+            `parallel_devices`, and the arguments of `torch.nn.parallel.DistributedDataParallel`;
+            `gradient_as_bucket_view` is on unless turned off.
 
     Raises:
         ConfigurationError: an option is unknown, needs another, or excludes another.
     """
 
     capabilities: ClassVar[Capabilities] = DDP_CAPABILITIES
-
-    def __init__(self, *, start_method: StartMethod = "script", **options: Any) -> None:
-        super().__init__(**options)
-        if start_method not in get_args(StartMethod):
-            raise ConfigurationError(
-                f"start_method={start_method!r} must be one of {', '.join(get_args(StartMethod))}"
-            )
-        self.start_method: StartMethod = start_method
-
-    def local_launcher(self, environment: LocalEnvironment) -> Launcher:
-        """By the start method."""
-        method = self.start_method
-        if method == "script":
-            return super().local_launcher(environment)
-        return MultiProcessingLauncher(environment, self.processes_per_node, method)
 
     def refusals(self, needs: Needs) -> list[str]:
         """No accelerator without collectives, no SyncBatchNorm where torch has none, no hook that nobody calls."""

@@ -8,27 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch.optim import Optimizer
 
 from acme_local_sgd.averaging import Tensors, mean_of_ranks, mean_of_states
 from acme_local_sgd.plugin import CAPABILITIES
-from torchrelay.collectives import Collectives, TorchCollectives
-from torchrelay.environments import LocalEnvironment
 from torchrelay.errors import ConfigurationError
-from torchrelay.launchers import Launcher, MultiProcessingLauncher, ScriptLauncher
 from torchrelay.plugin import Capabilities
-from torchrelay.strategies import Build, Needs, ParallelStrategy
-
-StartMethod = Literal["script", "spawn"]
+from torchrelay.strategies import Build, ProcessGroupStrategy
 
 OWN = "local_sgd"
 """Where an optimizer's state in a checkpoint has what each rank had for itself."""
 
 
-class LocalSGDStrategy(ParallelStrategy):
+class LocalSGDStrategy(ProcessGroupStrategy):
     """Each process trains by itself; the weights are averaged every few updates.
 
     Between two averagings the ranks' weights differ. Evaluation, checkpoints and the fitted module have their mean; a
@@ -36,52 +31,20 @@ class LocalSGDStrategy(ParallelStrategy):
 
     Args:
         period: updates of an optimizer between two averagings of its parameters.
-        start_method: "script" runs the program again in each process; "spawn" starts them from this one.
-        components: see `ParallelStrategy`.
+        components: see `ProcessGroupStrategy`: `start_method` and the like.
 
     Raises:
-        ConfigurationError: a period below 1, or no such start method.
+        ConfigurationError: a period below 1.
     """
 
     capabilities: ClassVar[Capabilities] = CAPABILITIES
 
-    def __init__(
-        self, *, period: int = 8, start_method: StartMethod = "script", **components: Any
-    ) -> None:
+    def __init__(self, *, period: int = 8, **components: Any) -> None:
         super().__init__(**components)
         if isinstance(period, bool) or not isinstance(period, int) or period < 1:
             raise ConfigurationError(f"period={period!r} must be a number of updates from 1")
-        if start_method not in ("script", "spawn"):
-            raise ConfigurationError(f'start_method={start_method!r} must be "script" or "spawn"')
         self.period = period
-        self._collectives_given = components.get("collectives") is not None
-        self.start_method: StartMethod = start_method
         self._since: list[int] = []
-
-    # --- composition ------------------------------------------------------------------------------------
-
-    def default_collectives(self) -> Collectives:
-        """torch.distributed, with the accelerator's backend."""
-        return TorchCollectives(backend=self.accelerator.process_group_backend)
-
-    def default_launcher(self) -> Launcher | None:
-        """By the start method; none where a cluster makes the processes."""
-        environment = self.cluster_environment
-        if not isinstance(environment, LocalEnvironment):
-            return None
-        if self.start_method == "script":
-            return ScriptLauncher(environment, self.processes_per_node)
-        return MultiProcessingLauncher(environment, self.processes_per_node, "spawn")
-
-    def refusals(self, needs: Needs) -> list[str]:
-        """No accelerator over which torch.distributed cannot average."""
-        reasons = super().refusals(needs)
-        if not self._collectives_given and not self.accelerator.process_group_backend:
-            reasons.append(
-                f"torch.distributed has no backend for accelerator {self.accelerator.name!r}; give "
-                "collectives=TorchCollectives(backend=...) to LocalSGDStrategy, or take another strategy"
-            )
-        return reasons
 
     # --- model ------------------------------------------------------------------------------------------
 
