@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 
 from torchrelay.errors import ConfigurationError, UnsupportedError
 from torchrelay.plugin import Capabilities, Capability, unsupported
-from torchrelay.strategies import SingleDeviceStrategy
+from torchrelay.precision import TruePrecision
+from torchrelay.strategies import Clip, Plan, SingleDeviceStrategy
 
 
 class Noting(SingleDeviceStrategy):
@@ -82,3 +85,48 @@ def test_state_can_be_had_after_teardown(strategy, boring):
     strategy.teardown()
     assert strategy.model_state().keys() == dict(strategy.module.state_dict()).keys()
     assert strategy.optimizer_state(optimizer)["param_groups"][0]["params"][0] == "net.0.weight"
+
+
+class Wide(TruePrecision):
+    """What 32-true comes to under a backend that computes in 64 bits."""
+
+    def __init__(self) -> None:
+        super().__init__("64-true")
+        self.name = "32-true"
+
+
+class OwnFormats(SingleDeviceStrategy):
+    """Has a form of its own for a precision, makes modules its own way, and asks what is planned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = []
+
+    def adapt_precision(self, precision):
+        self.seen.append(precision.name)
+        return Wide()
+
+    def refusals(self, needs):
+        self.seen.append(needs.plan)
+        return super().refusals(needs)
+
+    @contextmanager
+    def init_context(self):
+        self.seen.append("made")
+        with super().init_context():
+            yield
+
+
+def test_a_backend_may_adapt_the_precision_and_make_modules_its_own_way(make_trainer, boring):
+    class Late(boring.Regression):
+        def configure_model(self):
+            self.layer = torch.nn.Linear(1, 1)
+
+    strategy, module = OwnFormats(), Late()
+    trainer = make_trainer(strategy=strategy, accumulate_grad_batches=2, gradient_clip_val=0.5)
+    assert type(strategy.precision_plugin) is Wide
+    trainer.fit(module, boring.loader())
+    plan = Plan(accumulate=2, loss_divisor=2, clip=Clip(0.5))
+    assert strategy.seen[:2] == ["32-true", plan]
+    assert strategy.seen[-1] == "made"
+    assert module.layer.weight.dtype is torch.float64
