@@ -22,9 +22,11 @@ _OWN = {
     "StartMethod": ".process_group",
     "StepDispatcher": ".dispatch",
     "Strategy": ".strategy",
+    "share_buffers": ".buffers",
 }
 
 if TYPE_CHECKING:
+    from torchrelay.strategies.buffers import share_buffers as share_buffers
     from torchrelay.strategies.components import Parts as Parts
     from torchrelay.strategies.dispatch import StepDispatcher as StepDispatcher
     from torchrelay.strategies.parallel import ParallelStrategy as ParallelStrategy

@@ -75,21 +75,23 @@ def _target(spec: StrategySpec) -> dict[str, Any]:
         return {"error": _described(error)}
     if not (inspect.isclass(kind) and issubclass(kind, Strategy)):
         return {"error": {"message": f"{spec.target} is no subclass of Strategy", "absent": ""}}
+    made, problem = _constructed(kind, dict(spec.presets))
+    carries = made or kind  # capabilities may depend on the presets
+    _, refusal = _constructed(kind, {**spec.presets, UNKNOWN: 1})
     return {
-        "same_capabilities": kind.capabilities == spec.capabilities,
-        "same_processes": kind.process_per_device == spec.process_per_device,
-        "presets": _constructed(kind, dict(spec.presets)),
-        "takes_anything": not _constructed(kind, {**spec.presets, UNKNOWN: 1}),
+        "same_capabilities": carries.capabilities == spec.capabilities,
+        "same_processes": carries.process_per_device == spec.process_per_device,
+        "presets": problem,
+        "takes_anything": not refusal,
     }
 
 
-def _constructed(kind: type, arguments: dict[str, Any]) -> str:
-    """Why a class cannot be made with some arguments; "" if it can."""
+def _constructed(kind: Any, arguments: dict[str, Any]) -> tuple[Any, str]:
+    """A class made with some arguments, or None, and why it cannot be made; "" if it can."""
     try:
-        kind(**arguments)
+        return kind(**arguments), ""
     except Exception as error:  # noqa: BLE001 - it is what the check judges
-        return f"{type(error).__name__}: {error}"
-    return ""
+        return None, f"{type(error).__name__}: {error}"
 
 
 def _described(error: BaseException) -> dict[str, Any]:

@@ -216,9 +216,10 @@ def run(context: Context, **settings: Any) -> None:
 
 
 def _run_all(place: Place) -> None:
-    for name, body in RUNS.items():
+    # What may be refused in the middle comes last, as that may end the other processes.
+    for name in sorted(RUNS, key=lambda each: NEEDED.get(each) in place.conditional):
         if NEEDED.get(name) not in place.lacking:
-            place.attempt(name, partial(body, place))
+            place.attempt(name, partial(RUNS[name], place))
 
 
 def _fit(make: Callable[[], Any], *, epochs: int = 1) -> Callable[[Place], dict[str, Any]]:

@@ -40,6 +40,7 @@ class Place:
         ranks: how many the subject has; one process that is compared with it reads as much data.
         precision: of the trainings.
         lacking: what the subject cannot do, so that one process does not either.
+        conditional: what it can do under a condition, and refuses otherwise.
     """
 
     context: Context
@@ -48,6 +49,7 @@ class Place:
     ranks: int
     precision: str
     lacking: frozenset[Capability] = frozenset()
+    conditional: frozenset[Capability] = frozenset()
 
     @property
     def batch_size(self) -> int:
@@ -97,10 +99,13 @@ def _in_place(
     *args: Any,
 ) -> None:
     everything = list(Capability)
-    lacking = frozenset(everything[number] for number in settings["lacking"])
+    lacking, conditional = (
+        frozenset(everything[number] for number in settings[name])
+        for name in ("lacking", "conditional")
+    )
     rank, world = strategy.global_rank, strategy.world_size
-    place = Place(context, rank, world, settings["ranks"], settings["precision"], lacking)
-    body(place, *args)
+    ranks, precision = settings["ranks"], settings["precision"]
+    body(Place(context, rank, world, ranks, precision, lacking, conditional), *args)
 
 
 def program_for(case: Case, target: str, **arguments: Any) -> Program:
@@ -111,18 +116,19 @@ def program_for(case: Case, target: str, **arguments: Any) -> Program:
         target: a function of a context, `settings` and the arguments.
         arguments: plain data.
     """
-    declared = case.capabilities
     settings = {
         "precision": precisions.best(case),
         "ranks": case.ranks,
-        # By their places: names would be too long for a folder.
-        "lacking": [
-            number
-            for number, each in enumerate(Capability)
-            if declared[each].support is Support.UNSUPPORTED
-        ],
+        "lacking": _declared(case, Support.UNSUPPORTED),
+        "conditional": _declared(case, Support.PARTIAL),
     }
     return Program(target, {**settings, **arguments}, timeout=120)
+
+
+def _declared(case: Case, support: Support) -> list[int]:
+    """The places in `Capability` of those that have such support."""
+    declared = case.capabilities
+    return [at for at, each in enumerate(Capability) if declared[each].support is support]
 
 
 def results(case: Case, program: Program, name: str) -> list[Any]:

@@ -43,6 +43,10 @@ VARIABLE = "TORCHRELAY_HANG_TIMEOUT"
 METHODS = (
     "setup",
     "load_checkpoint",
+    "load_model_state",
+    "load_optimizer_state",
+    "model_state",
+    "optimizer_state",
     "save_checkpoint",
     "training_step",
     "backward",

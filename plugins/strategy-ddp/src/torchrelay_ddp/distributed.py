@@ -11,8 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from torchrelay.strategies import Build, ProcessGroupStrategy, StepDispatcher
-from torchrelay_ddp.buffers import share_buffers
+from torchrelay.strategies import Build, ProcessGroupStrategy, StepDispatcher, share_buffers
 from torchrelay_ddp.ddp_options import CommunicationHook, split
 from torchrelay_ddp.gradients import average_gradients
 
