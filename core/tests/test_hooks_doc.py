@@ -9,7 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from torchrelay.checkpoint import TorchCheckpointIO
+from torchrelay.checkpoint.conversion import convert
+from torchrelay.errors import CheckpointError
 from torchrelay.plugin.offers import KINDS
 from torchrelay.plugin.registry import refresh
 
@@ -24,6 +28,9 @@ EXERCISED = {
     ),
     "torchrelay_precision_plugins": "plugin/test_registry.py::test_a_precision_for_one_accelerator",
     "torchrelay_checkpoint_ios": "test_hooks_doc.py::test_a_checkpoint_io_of_a_plugin_is_used",
+    "torchrelay_checkpoint_formats": (
+        "test_hooks_doc.py::test_a_form_of_a_plugins_own_is_converted"
+    ),
     "torchrelay_diagnostics": "cli/test_doctor.py::test_the_checks_of_plugins_are_made_behind_a_guard",
     "torchrelay_before_launch": "trainer/test_run.py::test_plugins_hear_of_a_run",
     "torchrelay_after_setup": "trainer/test_run.py::test_plugins_hear_of_a_run",
@@ -139,6 +146,43 @@ def test_a_checkpoint_io_of_a_plugin_is_used(installed, boring, make_trainer, tm
     trainer.fit(boring.regression(), boring.loader())
     trainer.save_checkpoint(tmp_path / "one.ckpt")
     assert sys.modules["acme_io"].NotedIO.written == [str(tmp_path / "one.ckpt")]
+
+
+FORMAT = """
+    @hookimpl
+    def torchrelay_checkpoint_formats():
+        yield CheckpointFormatSpec(
+            name="halves", target="acme_halves:read", recognizes="acme_halves:is_one", description="Two files."
+        )
+"""
+HALVES = """
+    from pathlib import Path
+
+    def is_one(path):
+        return Path(path).is_dir() and len(list(Path(path).glob("half-*"))) == 2
+
+    def read(path):
+        import torch
+
+        halves = [torch.load(each) for each in sorted(Path(path).glob("half-*"))]
+        return {"state_dict": {"weight": torch.cat(halves)}, "epoch": 1, "global_step": 2}
+"""
+
+
+@pytest.mark.parametrize("form", ["canonical", "weights"])
+def test_a_form_of_a_plugins_own_is_converted(installed, tmp_path, form):
+    installed("acme-halves-plugin", FORMAT, files={"acme_halves.py": HALVES})
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    for number in (0, 1):
+        torch.save(torch.full((1,), float(number)), folder / f"half-{number}")
+    convert(folder, tmp_path / "whole.ckpt", form)
+    found = TorchCheckpointIO().load_checkpoint(tmp_path / "whole.ckpt")
+    assert found["state_dict"]["weight"].tolist() == [0.0, 1.0]
+    assert found["global_step"] == 2
+    (folder / "half-1").unlink()
+    with pytest.raises(CheckpointError, match="saved"):
+        convert(folder, tmp_path / "other.ckpt", form)
 
 
 def test_the_generator_needs_no_torch():

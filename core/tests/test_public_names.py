@@ -36,7 +36,8 @@ PUBLIC = {
     "torchrelay.launchers": "Launcher MultiProcessingLauncher ScriptLauncher guard_worker mark",
     "torchrelay.loggers": "CSVLogger Logger TensorBoardLogger default_logger share tell",
     "torchrelay.plugin": (
-        "AcceleratorSpec CONTRACT_VERSION Capabilities Capability CheckpointIOSpec Declaration DiagnosticSpec "
+        "AcceleratorSpec CONTRACT_VERSION Capabilities Capability CheckpointFormatSpec CheckpointIOSpec Declaration "
+        "DiagnosticSpec "
         "EnvironmentSpec Hardware OLDEST_CONTRACT_VERSION PrecisionSpec Requirement StrategySpec Support hookimpl "
         "partial unsupported"
     ),

@@ -9,6 +9,7 @@ from torchrelay.plugin import (
     AcceleratorSpec,
     Capabilities,
     Capability,
+    CheckpointFormatSpec,
     CheckpointIOSpec,
     Declaration,
     DiagnosticSpec,
@@ -27,6 +28,12 @@ GOOD = {
     EnvironmentSpec: {"name": "flux", "target": "a:C", "description": "One."},
     PrecisionSpec: {"name": "bf16-mixed", "target": "a:C", "description": "One."},
     CheckpointIOSpec: {"name": "torch", "target": "a:C", "description": "One."},
+    CheckpointFormatSpec: {
+        "name": "acme",
+        "target": "a:read",
+        "recognizes": "a:is_one",
+        "description": "One.",
+    },
     DiagnosticSpec: {"name": "driver", "target": "a:c", "description": "One."},
 }
 

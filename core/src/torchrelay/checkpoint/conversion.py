@@ -17,6 +17,8 @@ from torchrelay.checkpoint.inspection import Inert, load_inert
 from torchrelay.checkpoint.schema import MANIFEST
 from torchrelay.checkpoint.torch_io import TorchCheckpointIO
 from torchrelay.errors import CheckpointError, ConfigurationError
+from torchrelay.plugin.registry import get_registry
+from torchrelay.plugin.targets import load_target
 
 Checkpoint = dict[str, Any]
 
@@ -42,7 +44,8 @@ def convert(source: AnyPath, target: AnyPath, form: str = "canonical") -> None:
     """Write a checkpoint in another form. Nothing that it contains is executed.
 
     Args:
-        source: a file of torchrelay, in this form or an earlier one, or of Lightning 2.x.
+        source: a file of torchrelay, in this form or an earlier one, or of Lightning 2.x; or what an installed
+            backend writes by its own means, such as a folder.
         target: the new file.
         form: "canonical" for torchrelay's present form; "weights" for its model and hyper-parameters alone;
             "safetensors" for its model alone, in that format.
@@ -60,8 +63,16 @@ def convert(source: AnyPath, target: AnyPath, form: str = "canonical") -> None:
     FORMS[form](source, target)
 
 
+def _load(source: AnyPath) -> tuple[Checkpoint, tuple[str, ...]]:
+    """The checkpoint, and what code it carries, which was left out."""
+    for offer in get_registry().checkpoint_formats:
+        if load_target(offer.spec.recognizes)(source):
+            return load_target(offer.spec.target)(source), ()
+    return load_inert(source)
+
+
 def _to_canonical(source: AnyPath, target: AnyPath) -> None:
-    checkpoint, code = load_inert(source)
+    checkpoint, code = _load(source)
     if code:
         raise CheckpointError(
             f"{source} carries pickled code: {', '.join(code)}; --to weights takes the model without it; to keep the "
@@ -115,7 +126,7 @@ def _model_of(source: AnyPath) -> Checkpoint:
     Raises:
         CheckpointError: it does not.
     """
-    checkpoint, code = load_inert(source)
+    checkpoint, code = _load(source)
     checkpoint = {
         key: value for key, value in checkpoint.items() if not _holds_inert_key(key, value)
     }

@@ -18,6 +18,7 @@ import pluggy
 
 from torchrelay.plugin.specs import (
     AcceleratorSpec,
+    CheckpointFormatSpec,
     CheckpointIOSpec,
     DiagnosticSpec,
     EnvironmentSpec,
@@ -94,6 +95,18 @@ def torchrelay_checkpoint_ios() -> Iterable[CheckpointIOSpec]:
     Called: with `torchrelay_strategies`. A target is imported when its name is chosen.
     Where: in every process that looks a name up.
     Returns: any iterable.
+    If it raises: as `torchrelay_strategies`.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def torchrelay_checkpoint_formats() -> Iterable[CheckpointFormatSpec]:
+    """Return the forms of checkpoint that the distribution's backend writes by its own means.
+
+    Called: with `torchrelay_strategies`. A target is imported when a checkpoint of its form is converted.
+    Where: in every process that looks a name up; the functions in that of `torchrelay checkpoint convert`.
+    Returns: any iterable. A path is read by the first form that recognizes it.
     If it raises: as `torchrelay_strategies`.
     """
     raise NotImplementedError

@@ -11,6 +11,7 @@ from torchrelay.errors import SpecError
 from torchrelay.plugin.records import Offer, Plugin, PluginFailure, SpecT, Stage, cause_of
 from torchrelay.plugin.specs import (
     AcceleratorSpec,
+    CheckpointFormatSpec,
     CheckpointIOSpec,
     DiagnosticSpec,
     EnvironmentSpec,
@@ -26,6 +27,7 @@ KINDS: Mapping[str, type[Spec]] = MappingProxyType(
         "torchrelay_cluster_environments": EnvironmentSpec,
         "torchrelay_precision_plugins": PrecisionSpec,
         "torchrelay_checkpoint_ios": CheckpointIOSpec,
+        "torchrelay_checkpoint_formats": CheckpointFormatSpec,
         "torchrelay_diagnostics": DiagnosticSpec,
     }
 )

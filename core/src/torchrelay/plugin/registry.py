@@ -28,6 +28,7 @@ from torchrelay.plugin.records import (
 from torchrelay.plugin.scan import version_of
 from torchrelay.plugin.specs import (
     AcceleratorSpec,
+    CheckpointFormatSpec,
     CheckpointIOSpec,
     DiagnosticSpec,
     EnvironmentSpec,
@@ -53,6 +54,7 @@ class Registry:
         environments: every cluster environment, highest priority first.
         precisions: every precision.
         checkpoint_ios: every way of writing checkpoints.
+        checkpoint_formats: every form of a backend's own.
         diagnostics: every check of the machine.
     """
 
@@ -67,6 +69,7 @@ class Registry:
         )
         self.precisions = of_kind(discovery.offers, PrecisionSpec)
         self.checkpoint_ios = of_kind(discovery.offers, CheckpointIOSpec)
+        self.checkpoint_formats = of_kind(discovery.offers, CheckpointFormatSpec)
         self.diagnostics = of_kind(discovery.offers, DiagnosticSpec)
 
     @property

@@ -285,6 +285,31 @@ class CheckpointIOSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckpointFormatSpec:
+    """A form of checkpoint that a backend writes by its own means, and how it becomes torchrelay's.
+
+    Args:
+        name: short name of the form.
+        target: `"package.module:function"`; takes a path, returns the checkpoint in the canonical form, whole tensors
+            and plain data, and runs nothing that it contains.
+        recognizes: `"package.module:function"`; takes a path, returns whether this is such a checkpoint; imports no
+            torch.
+        description: one sentence.
+    """
+
+    name: str
+    target: str
+    recognizes: str
+    description: str
+
+    def __post_init__(self) -> None:
+        _check_name(self.name, _ALIAS, "name")
+        _check_target(self.target)
+        _check_target(self.recognizes)
+        _check_text(self.description, "description")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DiagnosticSpec:
     """A check that a backend wants made of the machine.
 
@@ -311,6 +336,7 @@ Spec = (
     | EnvironmentSpec
     | PrecisionSpec
     | CheckpointIOSpec
+    | CheckpointFormatSpec
     | DiagnosticSpec
 )
 """Any spec. Each has a `name`, a `target` and a `description`."""
