@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torchrelay.plugin import (
     Capabilities,
     Capability,
+    CheckpointFormatSpec,
     Declaration,
     DiagnosticSpec,
     Requirement,
@@ -117,6 +118,17 @@ def torchrelay_strategies() -> Iterable[StrategySpec]:
     yield _spec("deepspeed", None)
     for alias, preset in PRESETS.items():
         yield _spec(alias, preset)
+
+
+@hookimpl
+def torchrelay_checkpoint_formats() -> Iterable[CheckpointFormatSpec]:
+    """The folder to which each rank adds its part."""
+    yield CheckpointFormatSpec(
+        name="deepspeed",
+        target="torchrelay_deepspeed.conversion:read",
+        recognizes="torchrelay_deepspeed.folder:is_native",
+        description="A folder that DeepSpeed wrote, a file or more from each rank.",
+    )
 
 
 @hookimpl
