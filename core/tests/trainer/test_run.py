@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import pytest
+from torch import nn
 
-from torchrelay import Trainer
+from torchrelay import Callback, Trainer
 from torchrelay.launchers import Launcher
 from torchrelay.loggers import Logger
 from torchrelay.plugin import registry as registry_module
@@ -145,3 +146,34 @@ def test_loggers_and_the_strategy_end_though_a_teardown_hook_raises(boring, make
     with pytest.raises(ZeroDivisionError):
         trainer.fit(boring.regression(teardown=teardown), boring.loader())
     assert calls == ["success", "teardown"]
+
+
+@pytest.mark.parametrize("hook", ["configure_model", "setup"])
+def test_a_module_that_makes_its_layers_in_the_run_is_resumed_elsewhere(
+    boring, make_trainer, tmp_path, hook
+):
+    class Late(boring.Regression):
+        def make(self, *_):
+            if not hasattr(self, "late"):
+                self.late = nn.Linear(1, 1)
+
+    setattr(Late, hook, Late.make)
+
+    def fit(epochs, **options):
+        strategy = SingleDeviceStrategy(launcher=Elsewhere())
+        trainer = make_trainer(strategy=strategy, max_epochs=epochs, callbacks=Saves(tmp_path))
+        trainer.fit(Late(), boring.loader(), **options)
+        return trainer
+
+    fit(1)
+    assert fit(2, ckpt_path=tmp_path / "end.ckpt").global_step == 10
+
+
+class Saves(Callback):
+    """Saves when training ends."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_train_end(self, trainer, pl_module):
+        trainer.save_checkpoint(self.folder / "end.ckpt")

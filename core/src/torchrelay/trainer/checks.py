@@ -10,12 +10,15 @@ from torchrelay.checkpoint import files
 from torchrelay.checkpoint.canonical import to_canonical
 from torchrelay.checkpoint.model_state import check_model_state
 from torchrelay.errors import CheckpointError, ConfigurationError
-from torchrelay.module import LightningModule, ModuleHooks, is_overridden
+from torchrelay.module import LightningModule, is_overridden
 from torchrelay.strategies.steps import STEPS, shape_of
 from torchrelay.trainer import snapshot
 from torchrelay.trainer.loaders import no_data
 from torchrelay.trainer.needs import refuse_unsupported
 from torchrelay.trainer.session import Job
+
+MAKES_LAYERS = ("on_load_checkpoint", "configure_model", "setup")
+"""Hooks in which a module may make or change its layers when the run has begun."""
 
 if TYPE_CHECKING:
     from torchrelay.trainer.trainer import Trainer
@@ -114,5 +117,5 @@ def check_checkpoint(trainer: Trainer, job: Job, path: str) -> None:
         if files.is_folder(path):
             return  # a backend's own form, which it reads itself
         checkpoint = to_canonical(io.load_checkpoint(path, weights_only=job.weights_only))
-        if not is_overridden("on_load_checkpoint", job.module, ModuleHooks):
+        if not any(is_overridden(name, job.module, LightningModule) for name in MAKES_LAYERS):
             check_model_state(job.module, checkpoint["state_dict"])

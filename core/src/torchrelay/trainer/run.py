@@ -224,8 +224,11 @@ def _outcome(trainer: Trainer, session: Session, result: Any) -> Outcome:
 def adopt(trainer: Trainer, job: Job, outcome: Outcome) -> None:
     """Give the caller's module, callbacks and trainer what was reached in the other processes."""
     if outcome.model_state:
-        job.module.configure_model()
-        job.module.load_state_dict(outcome.model_state)
+        module = job.module
+        module.configure_model()
+        if module.state_dict().keys() != outcome.model_state.keys():
+            module.setup(job.stage)  # some make their layers there
+        module.load_state_dict(outcome.model_state)
     for key, callback in snapshot.keyed(trainer.callbacks).items():
         if key in outcome.callbacks:
             callback.load_state_dict(outcome.callbacks[key])
