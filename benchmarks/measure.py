@@ -24,7 +24,9 @@ SCRIPTS = {
     "Lightning": "lightning_driver.py",
     "Accelerate": "accelerate_driver.py",
 }
-BY_TORCHRUN = ("raw", "Accelerate")
+ENGINES = {"bare engine": "engine.py"}
+"""Drivers that take part beside torchrelay alone, and only where their SDK is installed."""
+BY_TORCHRUN = ("raw", "Accelerate", "bare engine")
 """The drivers that start no processes themselves."""
 
 ENVIRONMENT = {
@@ -69,6 +71,7 @@ class Result:
     processes: int
     width: int
     workload: str
+    strategy: str
     round: int
     first_step_seconds: float
     step_microseconds: dict[str, list[float]]
@@ -105,9 +108,24 @@ def run_all(effort: Effort, tell: Callable[[str], None]) -> list[Result]:
 
 
 def run_driver(
-    driver: str, processes: int, width: int, workload: str, turn: int, effort: Effort
+    driver: str,
+    processes: int,
+    width: int,
+    workload: str,
+    turn: int,
+    effort: Effort,
+    strategy: str = "",
 ) -> Result:
     """Run one driver once, in processes of its own.
+
+    Args:
+        driver: of `SCRIPTS` or `ENGINES`.
+        processes: how many train together.
+        width: of the network's layers.
+        workload: which of `workload.WORKLOADS`.
+        turn: number of the round.
+        effort: how long it runs.
+        strategy: alias of torchrelay's strategy, where one is compared with what it drives.
 
     Raises:
         MeasurementError: it failed.
@@ -124,12 +142,13 @@ def run_driver(
             "segment": effort.segment[width],
             "segments": effort.segments,
             "workload": workload,
+            "strategy": strategy,
             "report": str(report),
             "started": time.time(),
         }
-        run([*command, str(HERE / SCRIPTS[driver]), json.dumps(case)])
+        run([*command, str(HERE / {**SCRIPTS, **ENGINES}[driver]), json.dumps(case)])
         measured = json.loads(report.read_text())
-    return Result(driver, processes, width, workload, turn, **measured)
+    return Result(driver, processes, width, workload, strategy, turn, **measured)
 
 
 def run(command: list[str], **variables: str) -> str:

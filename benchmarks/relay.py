@@ -41,7 +41,7 @@ def main() -> None:
     trainer = Trainer(
         accelerator="cpu",
         devices=case.processes,
-        strategy="ddp" if case.processes > 1 else "single_device",
+        strategy=case.strategy or ("ddp" if case.processes > 1 else "single_device"),
         logger=LossLogger(losses),
         log_every_n_steps=LOG_EVERY,
         max_epochs=case.epochs,

@@ -14,6 +14,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+from engine_rows import ROUNDS, make_engine_notes, make_engine_rows, measure_engine
 from measure import Effort, MeasurementError, Result, disagreements, run_all
 from startup import measure_startup
 from table import make_rows, to_data, to_markdown
@@ -51,17 +52,18 @@ def main() -> int:
         startup = measure_startup(repeats=1 if arguments.quick else 3)
         tell("imports, list, look-up")
         results = run_all(QUICK if arguments.quick else FULL, tell)
+        of_engine = measure_engine(1 if arguments.quick else ROUNDS, tell)
     except MeasurementError as error:
         print(error, file=sys.stderr)
         return 1
-    rows = make_rows(results, startup)
-    notes = make_notes(results, startup["imported_by_torchrelay"])
+    rows = make_rows(results, startup) + make_engine_rows(of_engine)
+    notes = make_notes(results, startup["imported_by_torchrelay"]) + make_engine_notes(of_engine)
     text = to_markdown(rows, notes)
     print(text)
     if arguments.output:
         arguments.output.write_text(text)
     if arguments.json:
-        arguments.json.write_text(json.dumps(to_data(rows, notes, results), indent=1))
+        arguments.json.write_text(json.dumps(to_data(rows, notes, results + of_engine), indent=1))
     return 0
 
 

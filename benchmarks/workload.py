@@ -53,6 +53,7 @@ class Case:
         segment: steps between two readings of the clock.
         segments: segments that are timed; of "plain", as many again with the loss logged.
         workload: which of `WORKLOADS`; "plain" stands for "logged" too.
+        strategy: alias of torchrelay's strategy, where one is compared with what it drives; "" elsewhere.
         report: the file for the results.
         started: when the command was started, in seconds as `time.time` counts them.
     """
@@ -63,6 +64,7 @@ class Case:
     segment: int
     segments: int
     workload: str
+    strategy: str
     report: str
     started: float
 

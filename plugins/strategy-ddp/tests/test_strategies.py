@@ -164,11 +164,11 @@ def test_ddp2_replicates_on_gpus_only():
             r"accelerator 'ipu' needs a backend .*\(Graphcore's IPUs\)",
         ),
         (
-            {"strategy": "deepspeed", "devices": "auto"},
-            r"strategy 'deepspeed' needs a backend .*\(DeepSpeed",
+            {"strategy": "horovod", "devices": "auto"},
+            r"strategy 'horovod' needs a backend .*\(Horovod",
         ),
     ],
-    ids=["tpu", "ipu", "deepspeed"],
+    ids=["tpu", "ipu", "horovod"],
 )
 def test_backends_without_a_package(arguments, message):
     with pytest.raises(NotInstalledError, match=message):

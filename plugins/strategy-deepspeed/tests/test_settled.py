@@ -180,7 +180,8 @@ def test_a_precision_that_deepspeed_does_not_have():
 def test_adam_by_name_is_torch_s_unless_it_is_offloaded(name):
     adam = Named(name, {"lr": 0.1})
     made = settle(fields(optimizer=adam), **PLAIN)
-    assert made["optimizer"] == {"type": name, "params": {"lr": 0.1, "torch_adam": True}}
+    params = {"lr": 0.1, "torch_adam": True, "weight_decay": 0.0}
+    assert made["optimizer"] == {"type": name, "params": params}
     made = settle(fields(optimizer=adam, offload_optimizer=Offload()), **PLAIN)
     assert made["optimizer"] == {"type": name, "params": {"lr": 0.1}}
 

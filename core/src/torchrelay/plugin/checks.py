@@ -16,6 +16,8 @@ import os
 import shlex
 import shutil
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 PROCESSES = Path("/proc")
@@ -65,10 +67,24 @@ def stale_extension_locks() -> list[Path]:
 
     A build on another machine, in a folder that both share, cannot be seen.
     """
-    folder = extensions_folder()
-    locks = sorted({*folder.glob("*/lock"), *folder.glob("*/*/lock")})
-    held = open_files() if locks else set()
-    return [lock for lock in locks if os.path.realpath(lock) not in held]
+    seen = _unheld_locks()
+    if not seen:
+        return []
+    # Torch closes a lock a moment before it removes it: one that nobody holds is looked at again.
+    time.sleep(0.2)
+    again = _unheld_locks()
+    return [lock for lock in sorted(seen) if again.get(lock) == seen[lock]]
+
+
+def _unheld_locks() -> dict[Path, tuple[int, int]]:
+    """Locks that no process has open, and which file each of them is."""
+    folder, found = extensions_folder(), {}
+    for lock in {*folder.glob("*/lock"), *folder.glob("*/*/lock")}:
+        with suppress(FileNotFoundError):  # a build has ended in the meantime
+            status = lock.stat()
+            found[lock] = (status.st_ino, status.st_mtime_ns)
+    held = open_files() if found else set()
+    return {lock: which for lock, which in found.items() if os.path.realpath(lock) not in held}
 
 
 def mend_locks() -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torchrelay_deepspeed.config import OptimizerOffload as OptimizerOffload
     from torchrelay_deepspeed.config import ParameterOffload as ParameterOffload
     from torchrelay_deepspeed.strategy import DeepSpeedStrategy as DeepSpeedStrategy
+    from torchrelay_deepspeed.vendor import gathered as gathered
 else:
     __getattr__, __dir__, __all__ = attach(
         __name__,
@@ -29,5 +30,6 @@ else:
             "Offload": ".config",
             "OptimizerOffload": ".config",
             "ParameterOffload": ".config",
+            "gathered": ".vendor",
         },
     )

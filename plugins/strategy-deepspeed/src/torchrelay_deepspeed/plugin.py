@@ -34,6 +34,11 @@ SYNC_BATCHNORM_NEEDS_GPUS = "torch.nn.SyncBatchNorm runs on GPUs only; leave it 
 
 _ONE_OPTIMIZER = "its engine holds one optimizer; give one with several parameter groups"
 
+UPDATES_ALWAYS = (
+    "its engine would add the gradients to those of the next update; call optimizer.step() each time, with a loss "
+    "multiplied by zero where nothing is to change"
+)
+
 _EVERY_STAGE: Mapping[Capability, Declaration] = {
     Capability.MANUAL_OPTIMIZATION: unsupported(
         "its engine makes the update, and keeps the gradients to itself; leave automatic_optimization on"
@@ -49,6 +54,7 @@ _EVERY_STAGE: Mapping[Capability, Declaration] = {
         "ranks that skip leave the others waiting in the averaging of gradients; "
         "return a loss multiplied by zero instead"
     ),
+    Capability.CUSTOM_OPTIMIZER_STEP: partial(UPDATES_ALWAYS),
     Capability.SYNC_BATCHNORM: partial(SYNC_BATCHNORM_NEEDS_GPUS),
 }
 

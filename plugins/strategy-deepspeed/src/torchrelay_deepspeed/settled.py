@@ -146,6 +146,8 @@ def _optimizer(config: RawConfig, values: Mapping[str, Any]) -> dict[str, Any]:
     if section is None:
         return {}
     parameters = dict(section.get("params") or {})
-    if str(config.optimizer).lower() in ("adam", "adamw") and not config.offload("optimizer"):
-        parameters.setdefault("torch_adam", True)
+    is_adam = str(config.optimizer).lower() in ("adam", "adamw")
+    if is_adam and not config.offload("optimizer") and parameters.setdefault("torch_adam", True):
+        # torch's AdamW, which DeepSpeed takes for both names, decays by default; DeepSpeed's own does not.
+        parameters.setdefault("weight_decay", 0.0)
     return {"optimizer": {**section, "params": parameters}}

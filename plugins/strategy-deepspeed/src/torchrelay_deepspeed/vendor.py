@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from typing import Any
 
@@ -93,6 +93,7 @@ def connect(device_type: str, backend: str | None, places: Mapping[str, str]) ->
 
 def disconnect() -> None:
     """Forget the process group: DeepSpeed keeps it, and groups made of it, for as long as the process lives."""
+    comm: Any
     comm, groups = import_module("deepspeed.comm.comm"), import_module("deepspeed.utils.groups")
     comm.cdb = None
     for name in list(vars(groups)):
@@ -127,24 +128,68 @@ def make_engine(
     return engine
 
 
-def sharded_init(config: Mapping[str, Any], dtype: Any) -> AbstractContextManager[Any]:
+def destroy(engine: Any, optimizer: Any) -> None:
+    """Destroy an engine, and let go of the process groups that it refers to, as hooks of its own keep it alive.
+
+    Args:
+        engine: what `make_engine` gave.
+        optimizer: torch's, which stays as it is; None if there is none.
+    """
+    engine.destroy()
+    wrapper = engine.optimizer
+    vars(engine).clear()
+    if wrapper is not None and wrapper is not optimizer:
+        vars(wrapper).clear()
+
+
+def backward_by(engine: Any, function: Callable[[Any], Any], loss: Any) -> None:
+    """Let a function of the user's run the backward pass of a loss, which is scaled first if the format needs that."""
+    if engine.zero_optimization_stage():
+        function(engine.scale(loss))
+        return
+    # At stage 0 the engine takes its own `backward` alone, and knows by these counts that it is inside.
+    engine._running_engine_backward_count += 1  # noqa: SLF001
+    engine._running_engine_backward = True  # noqa: SLF001
+    try:
+        function(engine.scale(loss))
+        engine._backward_epilogue()  # noqa: SLF001
+    finally:
+        engine._running_engine_backward_count -= 1  # noqa: SLF001
+        engine._running_engine_backward = False  # noqa: SLF001
+
+
+def configure_checkpointing(config: Mapping[str, Any]) -> None:
+    """Let `deepspeed.checkpointing.checkpoint` follow the configuration, if that has a section for it."""
+    if config.get("activation_checkpointing") is not None:
+        checkpointing = import_module("deepspeed").checkpointing
+        checkpointing.configure(None, deepspeed_config=dict(config))
+
+
+def sharded_init(config: Mapping[str, Any]) -> AbstractContextManager[Any]:
     """Context in which modules are made with each rank holding its part of every parameter."""
     zero = import_module("deepspeed.runtime.zero")
-    context: AbstractContextManager[Any] = zero.Init(config_dict_or_path=dict(config), dtype=dtype)
+    # The format is that of the configuration: a `dtype`, 0.19.8 overlooks on a CPU without fp16, and takes bf16.
+    context: AbstractContextManager[Any] = zero.Init(config_dict_or_path=dict(config))
     return context
 
 
 def gathered(
-    parameters: Sequence[Any], modifier_rank: int | None = None
+    parameters: Iterable[Any], modifier_rank: int | None = None
 ) -> AbstractContextManager[Any]:
-    """Context in which parameters of stage 3 are whole on every rank.
+    """Context in which parameters that ranks divide at stage 3 are whole on every rank. Collective.
+
+    Others, as all are at the other stages, stay as they are. To be used by all ranks alike, in hooks too.
 
     Args:
-        parameters: those that are to be gathered.
-        modifier_rank: whose changes count; None if there are none.
+        parameters: those that are to be whole.
+        modifier_rank: whose changes count; None if there are none. The optimizer updates copies of its own: what is
+            changed has to be changed before they are made, in `configure_model` or `configure_optimizers`.
     """
+    divided = [each for each in parameters if hasattr(each, "ds_id")]
+    if not divided:
+        return nullcontext()
     zero = import_module("deepspeed.runtime.zero")
     context: AbstractContextManager[Any] = zero.GatheredParameters(
-        list(parameters), modifier_rank=modifier_rank
+        divided, modifier_rank=modifier_rank
     )
     return context

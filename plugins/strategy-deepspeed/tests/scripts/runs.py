@@ -1,0 +1,130 @@
+"""Run cases one after the other, in so many processes, and leave what this rank arrived at in each.
+
+python runs.py DEVICES CASES [engine]
+
+CASES is a file with a JSON object: the name of each case and what it is:
+
+    module      class of `problems`, and its `arguments`; `alone` are further ones where one process runs it
+    strategy    an alias, or DeepSpeed's configuration; a list of several for as many fits of one module
+    trainer     arguments of the Trainer
+    do          what to call, `["fit"]` unless said
+    refused     true where every rank is to be refused; another refusal ends the program
+
+One process alone trains on the CPU in fp32, on the whole of each batch; unless it is told to use the engine too.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import os
+import pickle
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import problems
+import torch
+from problems import BATCH, STEPS, leave, loader, quiet, state_of
+
+from torchrelay.errors import UserError
+
+PLACES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "DS_ACCELERATOR")
+
+
+def strategy_of(asked: Any) -> Any:
+    """An alias as it is; a configuration as a strategy."""
+    if isinstance(asked, str):
+        return asked
+    from torchrelay_deepspeed import DeepSpeedStrategy
+
+    options = dict(asked)
+    return DeepSpeedStrategy(options.pop("config"), **options)
+
+
+def left_behind(module: Any, environ: dict[str, str | None]) -> dict[str, Any]:
+    """What a run has left in the module and in the process."""
+    marks = [n for part in module.modules() for n in vars(part) if n.startswith("ds_")]
+    tensors = [*module.parameters(), *module.buffers()]
+    pickled = pickle.loads(pickle.dumps(module))
+    buffer = io.BytesIO()
+    torch.save(copy.deepcopy(module), buffer)
+    return {
+        "marks": marks + [n for p in module.parameters() for n in vars(p)],
+        "gradients": [p.grad for p in module.parameters() if p.grad is not None],
+        "devices": {t.device.type for t in tensors},
+        "dtypes": {t.dtype for t in tensors if t.is_floating_point()},
+        "containers": {type(part._parameters) for part in module.modules()},
+        "hooks": [
+            hook
+            for part in module.modules()
+            for hook in (*part._forward_pre_hooks.values(), *part._forward_hooks.values())
+        ],
+        "outputs": [m(torch.ones(1, 8)).detach() for m in (module.eval(), pickled.eval())],
+        "environment": {n: os.environ.get(n) for n in PLACES} == environ,
+        "connected": torch.distributed.is_initialized(),
+    }
+
+
+def run(case: dict[str, Any], devices: int, alone: bool) -> dict[str, Any]:
+    """What this rank arrived at in a case."""
+    environ = {name: os.environ.get(name) for name in PLACES}
+    torch.manual_seed(3)
+    arguments = {**case.get("arguments", {}), **(case.get("alone", {}) if alone else {})}
+    module = getattr(problems, case["module"])(**arguments)
+    result: dict[str, Any] = {"initial": state_of(module)}
+    asked = case["strategy"]
+    try:
+        for each in asked if isinstance(asked, list) else [asked]:
+            options = {"max_steps": STEPS, **case.get("trainer", {}), "devices": devices}
+            if alone:
+                options |= {
+                    "strategy": "single_device",
+                    "precision": "32-true",
+                    "accelerator": "cpu",
+                }
+            else:
+                options["strategy"] = strategy_of(each)
+            trainer = quiet(**options)
+            for what in case.get("do", ["fit"]):
+                quietly = {"verbose": False} if what in ("validate", "test") else {}
+                result[what] = getattr(trainer, what)(module, loader(BATCH // devices), **quietly)
+            result |= {
+                "rank": trainer.global_rank,
+                "steps": trainer.global_step,
+                "metrics": {k: float(v) for k, v in trainer.callback_metrics.items()},
+                "optimizer": [type(o).__name__ for o in trainer.optimizers],
+            }
+    except UserError as error:
+        if not case.get("refused"):
+            raise
+        return {"refused": str(error), "connected": torch.distributed.is_initialized()}
+    return {
+        **result,
+        "state": state_of(module),
+        "facts": dict(module.facts),
+        "left": left_behind(module, environ),
+    }
+
+
+def main(devices: int, cases: dict[str, Any], engine: bool) -> None:
+    outcomes: dict[str, Any] = {}
+    for name, case in cases.items():
+        begun = time.monotonic()
+        try:
+            outcomes[name] = run(case, devices, alone=devices == 1 and not engine)
+        except Exception:
+            sys.stderr.write(f"in the case {name!r}:\n")
+            raise
+        outcomes[name]["seconds"] = time.monotonic() - begun
+    leave(
+        f"runs-{'engine' if engine else devices}",
+        outcomes[next(iter(outcomes))].get("rank", 0),
+        outcomes,
+    )
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text()), "engine" in sys.argv)
