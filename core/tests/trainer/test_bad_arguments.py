@@ -16,7 +16,6 @@ from torchrelay.checkpoint import TorchCheckpointIO
 from torchrelay.environments import LocalEnvironment
 from torchrelay.errors import (
     ConfigurationError,
-    LaunchError,
     UnavailableError,
     UnknownNameError,
     UnsupportedError,
@@ -88,8 +87,8 @@ ARGUMENTS = {
     ),
     "nodes": (
         {"num_nodes": 2, "strategy": "single_device"},
-        LaunchError,
-        "num_nodes=2 needs processes on 2 machines.*torchrun --nnodes 2",
+        UnsupportedError,
+        "devices=1 and num_nodes=2 ask for several processes and it has one; take strategy=.ddp.",
     ),
     "precision": (
         {"precision": "8-bit"},

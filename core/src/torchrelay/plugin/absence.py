@@ -129,12 +129,12 @@ class Absence:
         parts = [
             f"no {self.what} is called {self.asked!r}"
             + did_you_mean(self.name, [*self.available, *_aliases(installable)]),
-            f"available: {', '.join(self.available) or 'none'}",
+            f"available: {_some(self.available, 8) or 'none'}",
         ]
         if self.pin:
             pinnable = dict.fromkeys(plugin.distribution for plugin in self.discovery.plugins)
             parts.append(f"distributions that can be pinned: {', '.join(pinnable)}")
-        parts += [f"{b.install} would add {', '.join(b.aliases)}" for b in installable]
+        parts += [f"{b.install} would add {_some(b.aliases, 3)}" for b in installable]
         parts += [f"installed, but broken: {failure}" for failure in self.discovery.failures]
         parts += [
             f"switched off by the environment variable {DISABLE_VARIABLE}: {plugin.distribution}"
@@ -155,6 +155,13 @@ class Absence:
         groups = (self.discovery.plugins, self.discovery.disabled, self.discovery.failures)
         installed = {normalized(each.distribution) for group in groups for each in group}
         return [b for b in catalogue.BACKENDS if b.published and b.distribution not in installed]
+
+
+def _some(names: Sequence[str], at_most: int) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - at_most
+    rest = f" and {more} more (`torchrelay list`)" if more > 0 else ""
+    return ", ".join(names[:at_most]) + rest
 
 
 def _aliases(backends: Iterable[Backend]) -> Iterable[str]:
