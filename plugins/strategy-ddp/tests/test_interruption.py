@@ -143,7 +143,7 @@ def test_a_second_sigterm_ends_at_once(case, gone):
 
 @pytest.mark.parametrize("case", ["alone", "script"], indirect=True)
 def test_one_process_leaves_validation_and_several_end_after_it(case, uninterrupted):
-    process = case.begin(VALIDATION="0.3")
+    process = case.begin(VALIDATION="1")  # time enough for the signal to come inside
     process.terminate()
     _, err = wait(process)
     assert process.returncode == 143, err
