@@ -90,7 +90,7 @@ def test_aliases(train):
     assert (left["accelerator"], left["period"], left["world"]) == ("acme_sim", 16, 2)
 
 
-@pytest.mark.parametrize("options", [{"period": 0}, {"period": 1.5}, {"start_method": "fork"}])
+@pytest.mark.parametrize("options", [{"period": 0}, {"period": 1.5}, {"start_method": "thread"}])
 def test_bad_options_are_refused(options):
     with pytest.raises(ConfigurationError):
         LocalSGDStrategy(**options)
