@@ -137,9 +137,9 @@ def destroy(engine: Any, optimizer: Any) -> None:
     """
     engine.destroy()
     wrapper = engine.optimizer
-    vars(engine).clear()
-    if wrapper is not None and wrapper is not optimizer:
-        vars(wrapper).clear()
+    for each in (engine, getattr(wrapper, "parameter_offload", None), wrapper):
+        if each is not None and each is not optimizer:
+            vars(each).clear()
 
 
 def backward_by(engine: Any, function: Callable[[Any], Any], loss: Any) -> None:
