@@ -49,9 +49,8 @@ class Deafened:
     def __call__(self, worker_id: int) -> None:
         """Deafen this process, and then do what the user has for it to do."""
         signal.signal(signal.SIGTERM, _nothing)
-        signal.siginterrupt(
-            signal.SIGTERM, False
-        )  # C libraries seldom try an interrupted call again
+        # C libraries seldom try an interrupted call again.
+        signal.siginterrupt(signal.SIGTERM, False)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         if self.then is not None:
             self.then(worker_id)

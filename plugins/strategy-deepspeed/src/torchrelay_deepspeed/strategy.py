@@ -38,6 +38,7 @@ from torchrelay_deepspeed.plugin import CAPABILITIES, SYNC_BATCHNORM_NEEDS_GPUS,
 from torchrelay_deepspeed.precision import (
     FORMATS,
     NO_FP16,
+    UNSCALED_FP16,
     DeepSpeedPrecision,
     cpu_has_fp16,
 )
@@ -96,6 +97,8 @@ class DeepSpeedStrategy(ProcessGroupStrategy):
             )
         if self.accelerator.name == "cpu" and needs.precision == "16-mixed" and not cpu_has_fp16():
             reasons.append(NO_FP16)
+        if self.stage_of_zero == 0 and needs.precision == "16-mixed":
+            reasons.append(UNSCALED_FP16)
         found = refusals(self.config, accelerator=self.accelerator.name, num_nodes=self.num_nodes)
         return [*reasons, *found]
 
@@ -153,9 +156,11 @@ class DeepSpeedStrategy(ProcessGroupStrategy):
         }
         before = dict(os.environ)
         backend = getattr(self.collectives, "backend", None)
-        vendor.connect(self.root_device.type, backend, places)
-        changed = [n for n in {*before, *os.environ} if before.get(n) != os.environ.get(n)]
-        self._environ = {name: before.get(name) for name in changed}
+        try:
+            vendor.connect(self.root_device.type, backend, places)
+        finally:
+            changed = [n for n in {*before, *os.environ} if before.get(n) != os.environ.get(n)]
+            self._environ = {name: before.get(name) for name in changed}
 
     def init_context(self) -> AbstractContextManager[Any]:
         """At stage 3 each rank keeps its part of a parameter as soon as it is made."""
