@@ -135,7 +135,9 @@ def test_fp16_is_refused_where_deepspeed_does_not_scale_the_loss(stage, is_refus
     monkeypatch.setattr("torchrelay_deepspeed.strategy.cpu_has_fp16", lambda: True)
     ask = partial(Trainer, strategy=f"deepspeed_stage_{stage}", accelerator="cpu", devices=2)
     if is_refused:
-        with pytest.raises(UnsupportedError, match="a loss scale that it has not multiplied the loss by"):
+        with pytest.raises(
+            UnsupportedError, match="a loss scale that it has not multiplied the loss by"
+        ):
             ask(precision="16-mixed")
     else:
         assert ask(precision="16-mixed").precision == "16-mixed"
