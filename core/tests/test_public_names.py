@@ -21,7 +21,7 @@ PUBLIC = {
     ),
     "torchrelay.checkpoint": (
         "AsyncCheckpointIO Checkpoint CheckpointIO TorchCheckpointIO atomic_write check_manifest from_names "
-        "load_model_state make_manifest migrate to_canonical to_names"
+        "load_model_state make_manifest migrate replace_folder to_canonical to_names"
     ),
     "torchrelay.collectives": "Collectives NoCollectives ReduceOp TorchCollectives",
     "torchrelay.environments": (

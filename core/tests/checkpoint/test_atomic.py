@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from torchrelay.checkpoint import atomic_write
+from torchrelay.checkpoint import atomic_write, replace_folder
 
 
 def test_the_name_appears_only_when_all_is_written(tmp_path: Path) -> None:
@@ -102,3 +102,44 @@ def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path: Path) -> None:
         writer.send_signal(signal.SIGKILL)
         writer.wait()
     assert path.read_bytes() == b"old"
+
+
+# --- folders --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> Path:
+    """A complete folder without its name."""
+    folder = tmp_path / ".new.partial"
+    (folder / "inside").mkdir(parents=True)
+    (folder / "inside" / "file").write_bytes(b"new")
+    return folder
+
+
+@pytest.mark.parametrize("before", ["nothing", "a folder", "a file", "a link"])
+def test_a_folder_takes_the_place_of_what_was_there(tmp_path: Path, new: Path, before: str) -> None:
+    path = tmp_path / "it"
+    if before == "a file":
+        path.write_bytes(b"old")
+    elif before == "a link":
+        (tmp_path / "elsewhere").mkdir()
+        path.symlink_to("elsewhere")
+    elif before == "a folder":
+        path.mkdir()
+        (path / "old").write_bytes(b"old")
+    replace_folder(new, path)
+    assert os.listdir(path) == ["inside"]
+    assert (path / "inside" / "file").read_bytes() == b"new"
+    assert path.is_symlink() == (before == "a link")
+    others = {"elsewhere"} if before == "a link" else set()
+    assert {*os.listdir(tmp_path)} == {"it", *others}
+
+
+def test_the_old_folder_stays_where_the_new_one_cannot_come(tmp_path: Path) -> None:
+    path = tmp_path / "it"
+    path.mkdir()
+    (path / "old").write_bytes(b"old")
+    with pytest.raises(FileNotFoundError):
+        replace_folder(tmp_path / "missing", path)
+    assert os.listdir(path) == ["old"]
+    assert os.listdir(tmp_path) == ["it"]

@@ -9,6 +9,7 @@ from torchrelay.lazy import attach
 if TYPE_CHECKING:
     from torchrelay.checkpoint.async_io import AsyncCheckpointIO as AsyncCheckpointIO
     from torchrelay.checkpoint.atomic import atomic_write as atomic_write
+    from torchrelay.checkpoint.atomic import replace_folder as replace_folder
     from torchrelay.checkpoint.canonical import to_canonical as to_canonical
     from torchrelay.checkpoint.checkpoint_io import CheckpointIO as CheckpointIO
     from torchrelay.checkpoint.migrations import migrate as migrate
@@ -33,6 +34,7 @@ else:
             "load_model_state": ".model_state",
             "make_manifest": ".schema",
             "migrate": ".migrations",
+            "replace_folder": ".atomic",
             "to_canonical": ".canonical",
             "to_names": ".optimizer_names",
         },

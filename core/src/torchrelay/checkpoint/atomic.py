@@ -1,10 +1,11 @@
-"""Files that are written whole or not at all."""
+"""Files, and folders of files, that are written whole or not at all."""
 
 from __future__ import annotations
 
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,48 @@ def atomic_write(path: AnyPath) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(target.parent)
+
+
+def replace_folder(new: AnyPath, path: AnyPath) -> None:
+    """Give a folder that is complete its name, in the place of whatever file or folder has it.
+
+    Whoever looks finds the new one or what was there before, whole; between the two, for an instant, nothing. A
+    symbolic link stays a link.
+
+    Args:
+        new: a folder beside `path`, which nobody writes to any more.
+        path: the name it is to have.
+
+    Raises:
+        OSError: it cannot be written; what was at `path` is still there.
+    """
+    source, target = Path(new), Path(os.path.realpath(path))
+    for folder, _, names in os.walk(source):
+        for name in names:
+            _sync(Path(folder, name))
+        _sync_folder(Path(folder))
+    before = target.with_name(f".{secrets.token_hex(8)}.before")
+    if target.exists():
+        os.rename(target, before)
+    try:
+        os.rename(source, target)
+    except BaseException:
+        if before.exists():
+            os.rename(before, target)
+        raise
+    _sync_folder(target.parent)
+    if before.is_dir():
+        shutil.rmtree(before)
+    else:
+        before.unlink(missing_ok=True)
+
+
+def _sync(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _sync_folder(folder: Path) -> None:

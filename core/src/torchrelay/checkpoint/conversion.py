@@ -10,15 +10,13 @@ from typing import Any
 
 import torch
 
-from torchrelay.checkpoint import files
+from torchrelay.checkpoint import files, own_forms
 from torchrelay.checkpoint.canonical import to_canonical
 from torchrelay.checkpoint.checkpoint_io import Path as AnyPath
 from torchrelay.checkpoint.inspection import Inert, load_inert
 from torchrelay.checkpoint.schema import MANIFEST
 from torchrelay.checkpoint.torch_io import TorchCheckpointIO
 from torchrelay.errors import CheckpointError, ConfigurationError
-from torchrelay.plugin.registry import get_registry
-from torchrelay.plugin.targets import load_target
 
 Checkpoint = dict[str, Any]
 
@@ -65,10 +63,8 @@ def convert(source: AnyPath, target: AnyPath, form: str = "canonical") -> None:
 
 def _load(source: AnyPath) -> tuple[Checkpoint, tuple[str, ...]]:
     """The checkpoint, and what code it carries, which was left out."""
-    for offer in get_registry().checkpoint_formats:
-        if load_target(offer.spec.recognizes)(source):
-            return load_target(offer.spec.target)(source), ()
-    return load_inert(source)
+    form = own_forms.form_of(source)
+    return load_inert(source) if form is None else (own_forms.read(form, source), ())
 
 
 def _to_canonical(source: AnyPath, target: AnyPath) -> None:

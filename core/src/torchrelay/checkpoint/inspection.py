@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from torchrelay.checkpoint import files, lightning
+from torchrelay.checkpoint import files, lightning, own_forms
 from torchrelay.checkpoint.checkpoint_io import Path as AnyPath
 from torchrelay.checkpoint.schema import MANIFEST
 from torchrelay.checkpoint.torch_io import TorchCheckpointIO
@@ -72,7 +72,7 @@ class Facts:
 
     Attributes:
         path: as given.
-        kind: "torchrelay", "Lightning", "a dict", "a folder", or `UNREADABLE`.
+        kind: "torchrelay", "Lightning", "a dict", "a folder", "a folder in the form " and a backend's, or `UNREADABLE`.
         size: of the file, or of all files of the folder, in bytes.
         manifest: what torchrelay, or Lightning, noted about the writing.
         progress: epoch, step and the like.
@@ -195,7 +195,9 @@ def folder_facts(path: AnyPath) -> Facts:
             for folder, _, names in os.walk(top)
             for name in sorted(names)
         }
-    return Facts(path=os.fspath(path), kind="a folder", size=sum(found.values()), files=found)
+    form = own_forms.form_of(path)
+    kind = "a folder" if form is None else f"a folder in the form {form.spec.name}"
+    return Facts(path=os.fspath(path), kind=kind, size=sum(found.values()), files=found)
 
 
 _KNOWN = ("state_dict", "optimizer_states", "epoch", "global_step", "callbacks", "hyper_parameters")

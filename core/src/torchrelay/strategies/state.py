@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from torchrelay.checkpoint import own_forms
 from torchrelay.checkpoint.checkpoint_io import Path
 from torchrelay.checkpoint.model_state import load_model_state
 from torchrelay.checkpoint.optimizer_names import from_names, to_names
@@ -50,6 +51,14 @@ class Stateful(Ranked):
         """The name under which each parameter travels."""
         return {parameter: name for name, parameter in self.module.named_parameters()}
 
+    @property
+    def saves_sharded(self) -> bool:
+        """Whether `save_checkpoint` writes weights and optimizers in the backend's own form, each rank its part.
+
+        What it is given then has neither `state_dict` nor `optimizer_states`, unless weights alone are to be saved.
+        """
+        return False
+
     def save_checkpoint(self, checkpoint: Mapping[str, Any], path: Path) -> None:
         """Write a checkpoint that all ranks have made together. Collective.
 
@@ -60,9 +69,15 @@ class Stateful(Ranked):
         self.collectives.barrier("save_checkpoint")
 
     def load_checkpoint(self, path: Path, *, weights_only: bool = True) -> dict[str, Any]:
-        """Read a checkpoint, on every rank, once everything that is being written is there. Collective."""
+        """Read a checkpoint, on every rank, once everything that is being written is there. Collective.
+
+        One in another backend's form is read as `torchrelay checkpoint convert` reads it.
+        """
         self.checkpoint_io.wait()
         self.collectives.barrier("load_checkpoint")
+        form = own_forms.form_of(path)
+        if form is not None:
+            return own_forms.read(form, path)
         return self.checkpoint_io.load_checkpoint(
             path, map_location="cpu", weights_only=weights_only
         )

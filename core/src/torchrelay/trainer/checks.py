@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from torchrelay.checkpoint import files
+from torchrelay.checkpoint import files, own_forms
 from torchrelay.checkpoint.canonical import to_canonical
 from torchrelay.checkpoint.model_state import check_model_state
 from torchrelay.errors import CheckpointError, ConfigurationError
@@ -114,8 +114,8 @@ def check_checkpoint(trainer: Trainer, job: Job, path: str) -> None:
     launcher, environment = trainer.strategy.launcher, trainer.strategy.cluster_environment
     if launcher is not None and not environment.creates_processes:
         io = trainer.strategy.checkpoint_io
-        if files.is_folder(path):
-            return  # a backend's own form, which it reads itself
+        if own_forms.form_of(path) is not None:
+            return  # read by each rank, of which none may have room for the whole
         checkpoint = to_canonical(io.load_checkpoint(path, weights_only=job.weights_only))
         if not any(is_overridden(name, job.module, LightningModule) for name in MAKES_LAYERS):
             check_model_state(job.module, checkpoint["state_dict"])

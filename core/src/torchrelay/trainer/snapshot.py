@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from torchrelay.checkpoint import files, schema
+from torchrelay.checkpoint import schema
 from torchrelay.checkpoint.canonical import to_canonical
 from torchrelay.errors import CheckpointError
 from torchrelay.module import ModuleHooks, is_overridden
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 def dump(session: Session, *, weights_only: bool = False) -> dict[str, Any]:
     """The checkpoint of a run at this point. Collective; complete on rank 0.
 
+    Without weights and optimizer states where the strategy writes them itself.
+
     Args:
         session: the run.
         weights_only: leave out everything but the model and its hyper-parameters.
@@ -26,15 +28,18 @@ def dump(session: Session, *, weights_only: bool = False) -> dict[str, Any]:
     strategy, trainer = session.strategy, session.trainer
     if not weights_only:
         session.tell_of_open_window()
+    sharded = strategy.saves_sharded and not weights_only
     checkpoint: dict[str, Any] = {
-        "state_dict": strategy.model_state(),
+        **({} if sharded else {"state_dict": strategy.model_state()}),
         "epoch": session.progress.epoch,
         "global_step": session.progress.global_step,
         **hyper_parameters(session.job),
         "torchrelay": _manifest(session),
     }
     if not weights_only:
-        checkpoint["optimizer_states"] = [strategy.optimizer_state(o) for o in strategy.optimizers]
+        if not sharded:
+            optimizers = [strategy.optimizer_state(each) for each in strategy.optimizers]
+            checkpoint["optimizer_states"] = optimizers
         checkpoint["lr_schedulers"] = [c.scheduler.state_dict() for c in session.schedulers]
         checkpoint["loops"] = {"fit": _progress(session)}
         checkpoint["callbacks"] = callback_states(trainer.callbacks)
@@ -122,10 +127,10 @@ def keyed(callbacks: list[Any]) -> dict[str, Any]:
 def read_for_module(session: Session, path: str) -> dict[str, Any] | None:
     """The checkpoint, if the module wants to see it, as it may make layers of its sizes before optimizers are built.
 
-    None if it does not, and for a backend's own form, which is read after the strategy is set up. Collective.
+    None if it does not. Collective.
     """
     module = session.module
-    if not is_overridden("on_load_checkpoint", module, ModuleHooks) or files.is_folder(path):
+    if not is_overridden("on_load_checkpoint", module, ModuleHooks):
         return None
     read = session.strategy.load_checkpoint(path, weights_only=session.job.weights_only)
     checkpoint = dict(to_canonical(read))

@@ -63,12 +63,32 @@ def read(source: str | PathLike[str]) -> State:
         CheckpointError: it cannot be read.
     """
     checkpoint = read_native(source)
+    whole = checkpoint["state_dict"].made()
     states = [
         {**state, "state": {name: dict(entry) for name, entry in state["state"].items()}}
         for state in checkpoint["optimizer_states"]
     ]
-    whole = checkpoint["state_dict"].made()
     return {**checkpoint, "state_dict": whole, "optimizer_states": states}
+
+
+class Weights(Lazy):
+    """The weights of a folder by name, which an engine of the same layout need not assemble.
+
+    Attributes:
+        folder: the files.
+        shapes: of the trained parameters, by the engine's names; empty where the files do not tell them.
+        head: what rank 0's file of the model holds.
+    """
+
+    def __init__(
+        self,
+        makers: Mapping[str, Callable[[], Any]],
+        folder: NativeFolder,
+        shapes: Mapping[str, torch.Size],
+        head: State,
+    ) -> None:
+        super().__init__(makers)
+        self.folder, self.shapes, self.head = folder, shapes, head
 
 
 def read_native(path: str | PathLike[str]) -> State:
@@ -78,15 +98,12 @@ def read_native(path: str | PathLike[str]) -> State:
     torchrelay wrote say which parameter an optimizer's state is of; others keep the numbers.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: it cannot be read; for a tensor that NVMe held, when it is asked for.
     """
     folder = native_folder(path)
-    if (folder.path / "offloaded_tensors").exists():
-        raise CheckpointError(
-            f"{path} has the optimizer's state as NVMe held it, which only an engine of the same kind and number of "
-            "processes reads; load it there, and save a checkpoint that is not sharded"
-        )
     heads = [load_plain(each) for each in folder.model]
+    if (folder.path / "offloaded_tensors").exists():
+        return _as_nvme_held_it(folder, heads[0])
     notes = heads[0].get(NOTES, {})
     prefix = notes.get("prefix", "")
     trained = _prefixed(notes.get("trained", []), prefix)
@@ -102,12 +119,28 @@ def read_native(path: str | PathLike[str]) -> State:
     return {**found, **client_state(heads[0])}
 
 
+def _as_nvme_held_it(folder: NativeFolder, head: State) -> State:
+    prefix = head.get(NOTES, {}).get("prefix", "")
+    refused = partial(_refuse_nvme, folder)
+    makers = dict.fromkeys((name.removeprefix(prefix) for name in head["module"]), refused)
+    counts = {"epoch": 0, "global_step": head["global_steps"], "lr_schedulers": []}
+    weights = Weights(makers, folder, {}, head)
+    return {"state_dict": weights, "optimizer_states": [{}], **counts, **client_state(head)}
+
+
+def _refuse_nvme(folder: NativeFolder) -> Any:
+    raise CheckpointError(
+        f"{folder.path} has the optimizer's state as NVMe held it, which only an engine of the same kind and number of "
+        "processes reads; resume there, and save a checkpoint that is not sharded"
+    )
+
+
 def client_state(head: Mapping[str, Any]) -> State:
     """What a model's file holds beside what is DeepSpeed's and torchrelay's notes."""
     return {key: value for key, value in head.items() if key not in _DEEPSPEEDS and key != NOTES}
 
 
-def _weights(folder: NativeFolder, heads: list[State], shards: Shards, prefix: str) -> Lazy:
+def _weights(folder: NativeFolder, heads: list[State], shards: Shards, prefix: str) -> Weights:
     head = heads[0]
     aliases = head.get("shared_params") or _tied(head["module"])
     frozen = head.get("frozen_param_shapes") or {} if folder.sharded_parameters else {}
@@ -126,7 +159,9 @@ def _weights(folder: NativeFolder, heads: list[State], shards: Shards, prefix: s
             "16 bits are taken. Folders that torchrelay writes say it",
             stacklevel=3,
         )
-    return Lazy({name.removeprefix(prefix): makers[name] for name in head["module"]})
+    shapes = {name: each.shape for name, each in shards.parameters.items()}
+    by_name = {name.removeprefix(prefix): makers[name] for name in head["module"]}
+    return Weights(by_name, folder, shapes, head)
 
 
 def _tied(module: State) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -11,12 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchrelay_deepspeed.conversion import NOTES, client_state, read_native
-from torchrelay_deepspeed.folder import NativeFolder, native_folder
+from torchrelay.errors import CheckpointError
+from torchrelay_deepspeed.conversion import NOTES, Weights, client_state, read_native
 from torchrelay_deepspeed.layout import places, torch_optimizer
 from torchrelay_deepspeed.loss_scale import load_loss_scale, loss_scale_state
 from torchrelay_deepspeed.optimizer_state import Groups, load_full_optimizer_state, relink
-from torchrelay_deepspeed.shards import RECORDS, load_plain
+from torchrelay_deepspeed.shards import RECORDS
 from torchrelay_deepspeed.weights import load_full_weights
 
 State = dict[str, Any]
@@ -77,26 +78,47 @@ def load_native(
         CheckpointError: it cannot be read, or is of another model.
     """
     module = engine.module if module is None else module
-    found = native_folder(folder)
-    head = load_plain(found.model[0])
-    if _is_of_same_layout(engine, head):
-        _load_own_part(engine, found)
-    else:
-        _load_assembled(engine, found, head, module, groups)
-    return client_state(head)
+    checkpoint = read_native(folder)
+    if not load_own_part(engine, checkpoint["state_dict"], module):
+        _load_assembled(engine, checkpoint, module, groups)
+    return client_state(checkpoint["state_dict"].head)
 
 
-def _load_own_part(engine: Any, found: NativeFolder) -> None:
-    with _plain_data_alone(engine):
-        engine.load_checkpoint(str(found.path.parent), tag=found.path.name)
+def load_own_part(engine: Any, weights: Weights, module: nn.Module) -> bool:
+    """Have each rank read what a rank of its number wrote: weights, optimizer, scheduler, counters. Collective.
+
+    Args:
+        engine: what `deepspeed.initialize` made; before its first step, as DeepSpeed asks at stage 3.
+        weights: those of a folder.
+        module: the user's module inside the engine's.
+
+    Returns:
+        Whether it was done. It is not, and nothing is changed, in an engine with another number of processes, another
+        configuration of what decides the layout, or a model of other parameters.
+
+    Raises:
+        CheckpointError: the folder cannot be read.
+    """
+    if not _is_of_same_layout(engine, weights, module):
+        return False
+    folder = weights.folder.path
+    try:
+        with _plain_data_alone(engine):
+            engine.load_checkpoint(str(folder.parent), tag=folder.name)
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"{folder} cannot be read by an engine of the same layout: {' '.join(str(error).split())[:200]}; resume "
+            "with the model and the optimizer that it was saved from"
+        ) from error
     if torch_optimizer(engine) is not None:
         relink(engine)
+    return True
 
 
 def _load_assembled(
-    engine: Any, found: NativeFolder, head: State, module: nn.Module, groups: Groups | None
+    engine: Any, checkpoint: State, module: nn.Module, groups: Groups | None
 ) -> None:
-    checkpoint = read_native(found.path)
+    head = checkpoint["state_dict"].head
     load_full_weights(engine, checkpoint["state_dict"], module)
     for state in checkpoint["optimizer_states"]:
         load_full_optimizer_state(engine, state, module, groups)
@@ -107,8 +129,12 @@ def _load_assembled(
         engine.lr_scheduler.load_state_dict(head["lr_scheduler"])
 
 
-def _is_of_same_layout(engine: Any, head: State) -> bool:
+def _is_of_same_layout(engine: Any, weights: Weights, module: nn.Module) -> bool:
+    head, prefix = weights.head, _prefix(engine.module, module)
     own, saved = engine.config, head.get("ds_config", {})
+    shapes = {f"{prefix}{place.name}": place.shape for place in places(engine, module)}
+    if weights.shapes and weights.shapes != shapes:
+        return False
     same = all(own.get(key) == saved.get(key) for key in _LAYOUT)
     fp16 = [bool(config.get("fp16", {}).get("enabled")) for config in (own, saved)]
     return same and fp16[0] == fp16[1] and bool(engine.dp_world_size == head["dp_world_size"])

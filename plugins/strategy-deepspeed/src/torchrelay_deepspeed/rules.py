@@ -98,6 +98,11 @@ def _engine(config: RawConfig) -> Iterator[str]:
             '"managed_gradient_accumulation" stays on under torchrelay, which tells the engine where an update is due; '
             "take it out"
         )
+    if config.get("checkpoint.load_universal"):
+        yield (
+            '"checkpoint.load_universal" is for a form that nobody has to make: torchrelay takes up what any number of '
+            "ranks has saved; take it out, and give the folder itself as ckpt_path"
+        )
     if config.get("compile.deepcompile"):
         yield (
             '"compile.deepcompile" works through engine.compile(), which nobody would call; take it out, and use '

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,10 +26,13 @@ from torchrelay.strategies import (
     StepDispatcher,
     share_buffers,
 )
-from torchrelay_deepspeed import vendor
+from torchrelay_deepspeed import sharded, vendor
 from torchrelay_deepspeed.config import DeepSpeedConfig
+from torchrelay_deepspeed.conversion import Weights, read_native
 from torchrelay_deepspeed.engine_release import release
+from torchrelay_deepspeed.folder import is_native
 from torchrelay_deepspeed.layout import torch_optimizer
+from torchrelay_deepspeed.native import load_own_part, save_native
 from torchrelay_deepspeed.optimizer_state import (
     full_optimizer_state,
     group_names,
@@ -57,6 +62,9 @@ class DeepSpeedStrategy(ProcessGroupStrategy):
     Args:
         config: a `DeepSpeedConfig`, DeepSpeed's own configuration as a dict, or the path of a JSON file with it; what
             the environment variable TORCHRELAY_DEEPSPEED_CONFIG names, or else stage 2, when None.
+        sharded_checkpoints: whether a checkpoint is a folder to which each rank adds its part, as DeepSpeed itself
+            writes it, instead of one file of the canonical form, for which rank 0 gathers everything. Weights alone are
+            always a file. Either is read, whatever is written.
         whole_after_fit: whether each process has the whole module again when a run is over. False leaves a stage-3
             module that no process has room for without weights: load them from a checkpoint.
         options: those of `ProcessGroupStrategy`.
@@ -69,13 +77,16 @@ class DeepSpeedStrategy(ProcessGroupStrategy):
         self,
         config: DeepSpeedConfig | Mapping[str, Any] | str | os.PathLike[str] | None = None,
         *,
+        sharded_checkpoints: bool = False,
         whole_after_fit: bool = True,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.config = read(config)
         self.capabilities = CAPABILITIES[self.config.stage]  # type: ignore[misc]  # of the stage, not the class
+        self.sharded_checkpoints = sharded_checkpoints
         self.whole_after_fit = whole_after_fit
+        self._took_own_part = False
         self._asked = Plan()
         self._groups: list[list[str]] | None = None
         self._owes_update = False
@@ -91,6 +102,8 @@ class DeepSpeedStrategy(ProcessGroupStrategy):
         reasons = super().refusals(needs)
         if self.sync_batchnorm and self.accelerator.name == "cpu":
             reasons.append(f"sync_batchnorm=True: {SYNC_BATCHNORM_NEEDS_GPUS}")
+        if self.sharded_checkpoints and "checkpoint_io" in self.given:
+            reasons.append(sharded.OWN_WRITER)
         if not reasons:
             settle(
                 self.config, plan=needs.plan, precision=needs.precision, world_size=self.world_size
@@ -117,8 +130,10 @@ class DeepSpeedStrategy(ProcessGroupStrategy):
         return replace(plan, clip=None)
 
     def require(self, capability: Capability, origin: str) -> None:
-        """Gradients at stage 0 are scaled under 16-mixed."""
+        """Gradients at stage 0 are scaled under 16-mixed; a sharded checkpoint has one set of weights."""
         super().require(capability, origin)
+        if capability is Capability.WHOLE_WEIGHTS and self.sharded_checkpoints:
+            raise UnsupportedError(f"{origin} keeps weights of its own: {sharded.NO_AVERAGES}")
         scaled = self.precision_plugin.name == "16-mixed"
         if capability is Capability.GRADIENTS_VISIBLE and scaled:
             raise UnsupportedError(
@@ -363,7 +378,14 @@ class DeepSpeedStrategy(ProcessGroupStrategy):
         engine = self._engine()
         if engine is None:
             super().load_model_state(state, strict=strict)
-        else:
+            return
+        self._took_own_part = (
+            self._fits
+            and strict
+            and isinstance(state, Weights)
+            and load_own_part(engine, state, self.module)
+        )
+        if not self._took_own_part:
             load_full_weights(engine, state, self.module, strict=strict)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
@@ -371,20 +393,53 @@ class DeepSpeedStrategy(ProcessGroupStrategy):
         return full_optimizer_state(self.model, self.module, self._groups)
 
     def load_optimizer_state(self, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-        """Each rank takes its part."""
+        """Each rank takes its part, unless it has read that with the weights."""
+        if self._took_own_part:
+            return
         load_full_optimizer_state(self.model, state, self.module, self._groups)
         scheduler = getattr(self.model, "lr_scheduler", None)
         if scheduler is not None and self._counted:
             scheduler.load_state_dict(self._counted["lr_scheduler"])
 
+    @property
+    def saves_sharded(self) -> bool:
+        """With `sharded_checkpoints`, as long as there is an engine to write them."""
+        return self.sharded_checkpoints and self._engine() is not None
+
     def save_checkpoint(self, checkpoint: Mapping[str, Any], path: Path) -> None:
-        """As ever, with the state of a scheduler that DeepSpeed made."""
+        """A file of the canonical form, or with `sharded_checkpoints` a folder of DeepSpeed's.
+
+        The state of a scheduler that DeepSpeed made is in either.
+        """
         scheduler = getattr(self._engine(), "lr_scheduler", None)
         own = {} if scheduler is None else {OWN: {"lr_scheduler": scheduler.state_dict()}}
-        super().save_checkpoint({**checkpoint, **own}, path)
+        checkpoint = {**checkpoint, **own}
+        if "state_dict" in checkpoint:
+            super().save_checkpoint(checkpoint, path)
+        else:
+            save = partial(save_native, self.model, module=self.module, groups=self._groups)
+            sharded.save(save, checkpoint, path, self.collectives)
 
     def load_checkpoint(self, path: Path, *, weights_only: bool = True) -> dict[str, Any]:
-        """As ever; the state of a scheduler that DeepSpeed made is kept for when the optimizer's is taken up."""
-        checkpoint = super().load_checkpoint(path, weights_only=weights_only)
+        """A file, or a folder of DeepSpeed's, of which nothing is read yet but what each rank needs to begin.
+
+        The state of a scheduler that DeepSpeed made is kept for when the optimizer's is taken up.
+        """
+        if is_native(path):
+            self.collectives.barrier("load_checkpoint")
+            checkpoint = read_native(path)
+        else:
+            checkpoint = super().load_checkpoint(path, weights_only=weights_only)
+        schedulers = checkpoint.get("lr_schedulers")
+        if self.config.scheduler and schedulers and OWN not in checkpoint:
+            # Written by DeepSpeed alone, which does not tell its own scheduler from the user's.
+            checkpoint |= {OWN: {"lr_scheduler": schedulers[0]}, "lr_schedulers": []}
         self._counted = checkpoint.get(OWN)
         return checkpoint
+
+    def remove_checkpoint(self, path: Path) -> None:
+        """Remove a file, or a folder of DeepSpeed's, once."""
+        if self.is_global_zero and is_native(path):
+            shutil.rmtree(path)
+        else:
+            super().remove_checkpoint(path)
