@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from functools import partial
 
 import pytest
 
-from torchrelay import Trainer
-from torchrelay.errors import UnsupportedError
 from torchrelay.plugin import Capability, Support
 from torchrelay.plugin.catalogue import BACKENDS
 from torchrelay.plugin.targets import missing
@@ -128,16 +125,3 @@ def test_the_installed_deepspeed_is_one_that_was_run():
 def test_no_deepspeed_is_told(monkeypatch):
     monkeypatch.setattr(vendor, "version", lambda: None)
     assert vendor.tested().endswith('pip install "torchrelay[deepspeed]"')
-
-
-@pytest.mark.parametrize(("stage", "is_refused"), [(0, True), (1, False)])
-def test_fp16_is_refused_where_deepspeed_does_not_scale_the_loss(stage, is_refused, monkeypatch):
-    monkeypatch.setattr("torchrelay_deepspeed.strategy.cpu_has_fp16", lambda: True)
-    ask = partial(Trainer, strategy=f"deepspeed_stage_{stage}", accelerator="cpu", devices=2)
-    if is_refused:
-        with pytest.raises(
-            UnsupportedError, match="a loss scale that it has not multiplied the loss by"
-        ):
-            ask(precision="16-mixed")
-    else:
-        assert ask(precision="16-mixed").precision == "16-mixed"

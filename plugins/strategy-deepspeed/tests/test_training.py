@@ -67,8 +67,16 @@ EQUAL = {
 }
 """What is done at each stage, to 1e-6."""
 
-SOMETIMES = {"module": "Sometimes", "alone": {"zero": True}}
-"""At stage 3 DeepSpeed 0.19.8 takes the gradients of the last step for those that are missing."""
+SOMETIMES = {
+    "sometimes unused": {"module": "Sometimes", "alone": {"zero": True}},
+    "sometimes unused, accumulated": {
+        "module": "Sometimes",
+        "alone": {"zero": True},
+        "trainer": {"accumulate_grad_batches": 2},
+    },
+    "unused on some ranks": {"module": "Differing"},
+}
+"""What is missing counts as zero; one process has gradients of zero for that."""
 
 CLOSE = {
     "adamw": {"module": "Regression", "arguments": {"optimizer": "adamw"}},
@@ -113,12 +121,60 @@ CASES = {
     for name, case in {**EQUAL, **CLOSE, "bf16": {"module": "Regression", **BFLOAT}}.items()
     for stage in STAGES
 }
-CASES |= {f"sometimes unused, stage {stage}": at(stage, SOMETIMES) for stage in (0, 1, 2)}
+CASES |= {
+    f"{name}, stage {stage}": {**case, "strategy": of_stage(stage)}
+    for name, case in SOMETIMES.items()
+    for stage in STAGES
+    if (name, stage) != ("unused on some ranks", 3)
+}
+CASES |= {
+    "sometimes unused, divided": at(3, SOMETIMES["sometimes unused"]),
+    "sometimes unused, accumulated, divided": at(3, SOMETIMES["sometimes unused, accumulated"]),
+    **{
+        f"sometimes unused, optimizer on the CPU, stage {stage}": at(
+            stage, SOMETIMES["sometimes unused, accumulated"], **on_cpu("optimizer")
+        )
+        for stage in (1, 2, 3)
+    },
+    **{
+        f"unused on some ranks, {name}": {
+            **SOMETIMES["unused on some ranks"],
+            "strategy": of_stage(stage, zero_optimization=options),
+        }
+        for name, stage, options in (
+            ("overlapping, stage 1", 1, {"overlap_comm": True}),
+            ("overlapping, stage 2", 2, {"overlap_comm": True}),
+            ("not contiguous", 2, {"contiguous_gradients": False}),
+            ("reduced whole", 2, {"reduce_scatter": False}),
+            ("on the CPU", 2, on_cpu("optimizer")["zero_optimization"]),
+        )
+    },
+}
+CASES |= {f"averaged, stage {stage}": at(stage, {"module": "Averaged"}) for stage in (0, 1, 2)}
 CASES |= {f"batch norm, stage {stage}": at(stage, {"module": "Normalized"}) for stage in STAGES}
-if FP16:
-    CASES |= {
-        f"fp16, stage {stage}": at(stage, {"module": "Regression", **HALF}) for stage in STAGES
-    }
+SCALED = {"fp16": {"initial_scale_power": 10}}
+CASES |= {
+    f"fp16, stage {stage}": at(stage, {"module": "Regression", **HALF}, **SCALED)
+    for stage in STAGES
+}
+CASES |= {
+    f"fp16, {name}, stage {stage}": at(
+        stage, {"module": module, "trainer": {**HALF["trainer"], **trainer}}, **SCALED
+    )
+    for name, module, trainer in (
+        ("accumulated, clipped", "Regression", {**THREE, **CLIPPED}),
+        ("own backward", "OwnBackward", {}),
+    )
+    for stage in STAGES
+}
+CASES |= {
+    f"fp16, overflowing, stage {stage}": at(
+        stage,
+        {"module": "Overflowing", "trainer": HALF["trainer"], "alone": {"left_out": 5}},
+        fp16={"initial_scale_power": 20, "hysteresis": 1},
+    )
+    for stage in STAGES
+}
 CASES |= {
     f"optimizer on the CPU, stage {stage}": at(stage, CLOSE["adamw"], **on_cpu("optimizer"))
     for stage in (1, 2, 3)
@@ -167,6 +223,14 @@ REFUSED = {
     ),
     "no loss": (at(2, {"module": "NoLoss"}), "training_step returning None"),
     "lbfgs": (at(1, {"module": "Regression", "arguments": {"optimizer": "lbfgs"}}), "LBFGS needs"),
+    "a layer unused on a rank": (
+        {"module": "Differing", "strategy": of_stage(3)},
+        "extra.bias, extra.weight took part in this step on some ranks and were unused on others, and at stage 3",
+    ),
+    "a parameter unused on a rank": (
+        at(3, {"module": "Apart"}, zero_optimization={"stage3_param_persistence_threshold": 10}),
+        "gain took part in this step on some ranks and were unused on others, and at stage 3",
+    ),
     "several optimizers": (at(1, {"module": "Pair"}), "2 optimizers"),
     "gradients divided": (at(1, {"module": "Watching"}), "on_before_optimizer_step needs"),
     "listening": (at(3, {"module": "Listening"}), "on_after_backward needs"),
@@ -268,6 +332,16 @@ def test_predictions_are_those_of_one_process(outcomes, name):
 def _by_index(batches):
     for indices, outputs in batches:
         yield from zip(indices.tolist(), outputs, strict=True)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_updates_that_overflow_are_left_out_and_counted(outcomes, stage):
+    name = f"fp16, overflowing, stage {stage}"
+    for rank in outcomes[0]:
+        scaling = rank[name]["facts"]["scaling"]
+        assert (scaling["scale"], scaling["skipped_steps"]) == (2.0**15, 5)
+        assert rank[name]["steps"] == 14
+        assert rank[name]["facts"]["rates"] == pytest.approx([0.05 * 0.9**n for n in range(1, 15)])
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])

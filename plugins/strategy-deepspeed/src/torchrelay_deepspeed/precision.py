@@ -18,13 +18,6 @@ FORMATS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": t
 
 NO_FP16 = "precision='16-mixed': DeepSpeed computes in fp16 only where the CPU can; take bf16-mixed, or 32-true"
 
-UNSCALED_FP16 = (
-    "precision='16-mixed': at stage 0 DeepSpeed 0.19.8 divides gradients by a loss scale that it has not "
-    "multiplied the loss by; take stage 1, or bf16-mixed"
-)
-"""Of `DeepSpeedEngine.backward`, which scales for ZeRO's optimizers alone, and `FP16_UnfusedOptimizer.step`."""
-
-
 def cpu_has_fp16() -> bool:
     """Whether DeepSpeed lets this machine's CPU compute in fp16; it asks the same of torch."""
     ask = getattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", None)

@@ -43,14 +43,14 @@ from torchrelay_deepspeed.plugin import CAPABILITIES, SYNC_BATCHNORM_NEEDS_GPUS,
 from torchrelay_deepspeed.precision import (
     FORMATS,
     NO_FP16,
-    UNSCALED_FP16,
     DeepSpeedPrecision,
     cpu_has_fp16,
 )
 from torchrelay_deepspeed.refused import refusals
 from torchrelay_deepspeed.settled import settle
+from torchrelay_deepspeed.unused import reduce_unused
 from torchrelay_deepspeed.user_config import read
-from torchrelay_deepspeed.weights import full_weights, is_sharded, load_full_weights
+from torchrelay_deepspeed.weights import full_weights, is_sharded, keep_changed, load_full_weights
 
 OWN = "deepspeed"
 """Where a checkpoint has what only DeepSpeed counts."""
@@ -110,8 +110,6 @@ class DeepSpeedStrategy(ProcessGroupStrategy):
             )
         if self.accelerator.name == "cpu" and needs.precision == "16-mixed" and not cpu_has_fp16():
             reasons.append(NO_FP16)
-        if self.stage_of_zero == 0 and needs.precision == "16-mixed":
-            reasons.append(UNSCALED_FP16)
         found = refusals(self.config, accelerator=self.accelerator.name, num_nodes=self.num_nodes)
         return [*reasons, *found]
 
@@ -273,6 +271,7 @@ class DeepSpeedStrategy(ProcessGroupStrategy):
             StepDispatcher(self.module), optimizer, self.settings, trained if named else None
         )
         undo_first_step(self.model)
+        reduce_unused(self.model, self.module)
         made = torch_optimizer(self.model)
         if optimizer is None and made is not None:
             self.optimizers = [made]
@@ -306,6 +305,8 @@ class DeepSpeedStrategy(ProcessGroupStrategy):
         # Not where an exception leaves: the other ranks may be anywhere.
         if self._whole is None and (self.stage_of_zero < 3 or self.whole_after_fit):
             whole = full_weights(self.model, self.module)
+            if self.stage_of_zero < 3:
+                whole = keep_changed(whole, self.module)
             self._whole = self.collectives.broadcast(whole)
 
     def stage(self, name: str) -> AbstractContextManager[Any]:
@@ -339,7 +340,7 @@ class DeepSpeedStrategy(ProcessGroupStrategy):
         """Through the engine, which scales the loss where the precision needs that."""
         self._owes_update = True
         if self.backward_through is torch.Tensor.backward:
-            self.model.backward(loss, scale_wrt_gas=False)  # type: ignore[operator]
+            vendor.backward(self.model, loss)
         else:
             vendor.backward_by(self.model, self.backward_through, loss)
 

@@ -142,20 +142,37 @@ def destroy(engine: Any, optimizer: Any) -> None:
             vars(each).clear()
 
 
+def backward(engine: Any, loss: Any) -> None:
+    """Run the backward pass of a loss, which is scaled if the format needs that."""
+    engine.backward(_prepared(engine, loss), scale_wrt_gas=False)
+
+
 def backward_by(engine: Any, function: Callable[[Any], Any], loss: Any) -> None:
     """Let a function of the user's run the backward pass of a loss, which is scaled first if the format needs that."""
+    loss = engine.scale(_prepared(engine, loss))
     if engine.zero_optimization_stage():
-        function(engine.scale(loss))
+        function(loss)
         return
     # At stage 0 the engine takes its own `backward` alone, and knows by these counts that it is inside.
     engine._running_engine_backward_count += 1  # noqa: SLF001
     engine._running_engine_backward = True  # noqa: SLF001
     try:
-        function(engine.scale(loss))
+        function(loss)
         engine._backward_epilogue()  # noqa: SLF001
     finally:
         engine._running_engine_backward_count -= 1  # noqa: SLF001
         engine._running_engine_backward = False  # noqa: SLF001
+
+
+def _prepared(engine: Any, loss: Any) -> Any:
+    """A loss as the engine scales it under fp16: with room for the product.
+
+    At stage 0 the engine of 0.19.8 does not multiply by the scale, and its optimizer divides by it (`scale` and `backward`
+    of DeepSpeedEngine, `unscale_and_clip_grads` of FP16_UnfusedOptimizer and FP16_Optimizer), so that is done here.
+    """
+    if not engine.fp16_enabled():
+        return loss
+    return loss.float() * (1 if engine.zero_optimization_stage() else engine.optimizer.loss_scale)
 
 
 def configure_checkpointing(config: Mapping[str, Any]) -> None:

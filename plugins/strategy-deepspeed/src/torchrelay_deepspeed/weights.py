@@ -40,6 +40,27 @@ def full_weights(engine: Any, module: nn.Module | None = None) -> State:
     return full if dist.get_rank() == 0 else {}
 
 
+def keep_changed(whole: State, module: nn.Module) -> State:
+    """Whole weights, but for those that somebody has changed in the module since the last update, which are its own.
+
+    Args:
+        whole: what `full_weights` gave; empty where this rank has none.
+        module: the user's. At stage 3 it has nothing whole to compare with.
+    """
+    own = module.state_dict()
+    return {
+        name: value if _stands_for(own[name], value) else _in_fp32(own[name].cpu())
+        for name, value in whole.items()
+    }
+
+
+def _stands_for(copy: Any, master: Any) -> bool:
+    """Whether a weight is the master, or what became of it in the format that the engine computes in."""
+    if not isinstance(copy, torch.Tensor) or copy.shape != master.shape:
+        return True
+    return torch.equal(copy.cpu(), master.to(copy.dtype))
+
+
 def load_full_weights(
     engine: Any, state: Mapping[str, Any], module: nn.Module | None = None, *, strict: bool = True
 ) -> None:

@@ -147,6 +147,36 @@ class Sometimes(Unused):
         return mse_loss(out, batch[1])
 
 
+class Differing(Unused):
+    """A layer takes part for every second sample alone, which two ranks that read in turn use and do not use."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        out, mine = self(batch[0]), batch[2] % 2 == 0
+        if mine.any():
+            out = out + self.extra(batch[0]) * mine[:, None]
+        return mse_loss(out, batch[1])
+
+
+class Apart(Regression):
+    """A parameter takes part for every second sample alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(4))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        out, mine = self(batch[0]), batch[2] % 2 == 0
+        return mse_loss(out * self.gain if mine.any() else out, batch[1])
+
+
+class Averaged(Regression):
+    """Ends with other weights than those that it has trained."""
+
+    def on_train_end(self) -> None:
+        with torch.no_grad():
+            self.second.weight.mul_(0.5)
+
+
 class Normalized(Regression):
     """Batch norm, whose statistics are each rank's own."""
 
@@ -216,6 +246,32 @@ class Scheduled(Regression):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": self.interval},
         }
+
+
+class Overflowing(Scheduled):
+    """Notes the scale of losses; alone it leaves out as many updates as overflow elsewhere.
+
+    Args:
+        left_out: updates at the beginning that are none.
+    """
+
+    def __init__(self, left_out: int = 0) -> None:
+        super().__init__()
+        self.left_out = left_out
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any
+    ) -> None:
+        def closure() -> Any:
+            loss = optimizer_closure()
+            if self.trainer.global_step < self.left_out:
+                self.zero_grad()
+            return loss
+
+        optimizer.step(closure=closure)
+
+    def on_train_end(self) -> None:
+        self.facts["scaling"] = self.trainer.precision_plugin.state_dict()
 
 
 class WarmingUp(Scheduled):
