@@ -139,6 +139,38 @@ def test_a_partial_capability_may_be_refused_by_its_condition() -> None:
         kit.close()
 
 
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [("OnSundays", Status.REFUSED), ("OnMondays", Status.FAILED), ("Whenever", Status.FAILED)],
+)
+def test_a_precision_may_be_refused_by_its_condition(kind: str, status: Status) -> None:
+    kit = Kit(Subject(f"wrong_refusals:{kind}", accelerator="cpu", python_path=(WRONG,)))
+    [check] = [each for each in checks_of("numerics") if each.name == "each_precision"]
+    try:
+        result = kit.examine(check)
+    finally:
+        kit.close()
+    assert result.status is status, result.detail
+    if status is Status.REFUSED:
+        assert result.detail == "bf16-mixed: only on Sundays"
+    else:
+        assert result.detail.startswith("bf16-mixed: rank 0 of 1: UnsupportedError")
+
+
+@pytest.mark.timeout(240)
+def test_unused_parameters_may_count_as_zero_where_that_is_declared() -> None:
+    [check] = [each for each in checks_of("numerics") if each.name == "unused_parameters"]
+    kit = Kit(
+        Subject("wrong_refusals:CountsAsZero", devices=2, accelerator="cpu", python_path=(WRONG,))
+    )
+    try:
+        result = kit.examine(check)
+    finally:
+        kit.close()
+    assert result.status is Status.PASSED, result.detail
+
+
 def test_a_program_runs_once_and_what_hangs_is_ended(kit: Kit) -> None:
     kit.subject = replace(ALONE, python_path=(WRONG,))
     program = Program("wrong_programs:leave")
@@ -221,7 +253,8 @@ def test_every_check_is_well_described() -> None:
 
 
 def test_every_capability_has_a_check_and_can_be_asked_for() -> None:
-    by_design = {Capability.EXACT_AVERAGING}  # says which numbers to expect; nothing asks for it
+    # They say which numbers to expect; nothing asks for them.
+    by_design = {Capability.EXACT_AVERAGING, Capability.UNUSED_LEFT_OUT}
     checked = {check.capability for check in all_checks()}
     assert checked - {None} == set(Capability) - by_design
     assert set(ASKS) == set(Capability) - by_design - set(NEVER_REFUSED)

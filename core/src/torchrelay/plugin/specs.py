@@ -46,6 +46,7 @@ class Capability(enum.Enum):
     UNEVEN_EVALUATION = "evaluating different numbers of batches on different ranks"
     PREDICTION = "predict"
     WHOLE_WEIGHTS = "whole weights on each rank, as weight averaging needs"
+    UNUSED_LEFT_OUT = "leaving a parameter without a gradient out of the update"
 
 
 class Support(enum.Enum):
@@ -75,10 +76,13 @@ class Capabilities(Mapping[Capability, Declaration]):
         declared: the capabilities whose support is not full, each with its reason.
         precisions: names of the precisions that the strategy takes; None for any that the
             accelerator takes.
+        conditions: precision -> the condition under which the strategy takes it, as a refusal says it; for what the
+            hardware decides, which a declaration does not look at.
     """
 
     declared: Mapping[Capability, Declaration] = field(default_factory=dict)
     precisions: tuple[str, ...] | None = None
+    conditions: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for capability, declaration in self.declared.items():
@@ -89,6 +93,7 @@ class Capabilities(Mapping[Capability, Declaration]):
             if declaration.support is not Support.FULL and not declaration.reason:
                 raise SpecError(f"{capability}: support below full needs a reason")
         _check_precisions(self.precisions)
+        _check_conditions(self.conditions, self.precisions)
 
     def __getitem__(self, capability: Capability) -> Declaration:
         return self.declared.get(capability, _FULL)
@@ -371,6 +376,15 @@ def _check_tuple(value: object, kind: type, what: str) -> None:
 def _check_precisions(value: object) -> None:
     if value is not None:
         _check_tuple(value, str, "precisions")
+
+
+def _check_conditions(value: object, precisions: tuple[str, ...] | None) -> None:
+    if not isinstance(value, Mapping):
+        raise SpecError(f"conditions must map precisions to reasons, not {value!r}")
+    for name, reason in value.items():
+        if precisions is not None and name not in precisions:
+            raise SpecError(f"conditions name {name!r}, which precisions do not")
+        _check_text(reason, f"the condition of {name!r}")
 
 
 def _check_presets(value: object) -> None:

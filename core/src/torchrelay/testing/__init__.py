@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from torchrelay.testing.case import Case as Case
     from torchrelay.testing.checks import Check as Check
     from torchrelay.testing.checks import CheckFailed as CheckFailed
+    from torchrelay.testing.checks import CheckRefused as CheckRefused
     from torchrelay.testing.checks import CheckSkipped as CheckSkipped
     from torchrelay.testing.checks import Program as Program
     from torchrelay.testing.checks import check as check
@@ -57,6 +58,7 @@ else:
             "Case": ".case",
             "Check": ".checks",
             "CheckFailed": ".checks",
+            "CheckRefused": ".checks",
             "CheckSkipped": ".checks",
             "ConformanceTests": ".classes",
             "ConformanceWarning": ".classes",

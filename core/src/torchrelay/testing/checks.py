@@ -24,6 +24,10 @@ class CheckSkipped(TorchrelayError):  # noqa: N818 - no error at all
     """A check cannot be made here; the message says why."""
 
 
+class CheckRefused(TorchrelayError):  # noqa: N818 - as it was declared
+    """What a check demands is refused here, under a condition that is declared; the message is the condition."""
+
+
 @dataclass(frozen=True)
 class Program:
     """What runs in fresh processes, once for all checks that read its results.
@@ -53,7 +57,7 @@ class Check:
         family: the module that holds it, such as "collectives".
         why: one sentence: what goes wrong for users without it.
         advice: what a vendor should change when it fails.
-        judge: looks at what happened; raises `CheckFailed` or `CheckSkipped`.
+        judge: looks at what happened; raises `CheckFailed`, `CheckSkipped` or `CheckRefused`.
         program: what runs before it is judged; None if nothing does.
         capability: the capability that it exercises; None for the basic tier. Where that is declared unsupported,
             it is the refusal that is demanded.

@@ -17,7 +17,7 @@ from torchrelay.plugin.scan import core_version
 from torchrelay.plugin.specs import Capabilities, Declaration, StrategySpec, Support
 from torchrelay.plugin.targets import load_target, missing, needs, probe
 from torchrelay.testing.case import Case
-from torchrelay.testing.checks import Check, CheckFailed, CheckSkipped, Program, skip
+from torchrelay.testing.checks import Check, CheckFailed, CheckRefused, CheckSkipped, Program, skip
 from torchrelay.testing.families import all_checks
 from torchrelay.testing.outcome import Outcome
 from torchrelay.testing.refusals import judge_refusal
@@ -173,6 +173,8 @@ class Kit:
             check.judge(Case(self, check))
         except CheckSkipped as reason:
             return Status.SKIPPED, str(reason)
+        except CheckRefused as reason:
+            return Status.REFUSED, str(reason)
         except (CheckFailed, UserError) as seen:
             return self._failed(check, str(seen))
         except Exception as error:  # noqa: BLE001 - a strategy may answer a check with anything at all

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import torch
 
-from torchrelay.plugin.specs import Capability
+from torchrelay.errors import UnsupportedError
+from torchrelay.plugin.specs import Capability, Support
 from torchrelay.testing import precisions
 from torchrelay.testing.case import Case
-from torchrelay.testing.checks import CheckFailed, Program, check, expect, skip
+from torchrelay.testing.checks import CheckFailed, CheckRefused, Program, check, expect, skip
 from torchrelay.testing.comparing import difference
-from torchrelay.testing.numerics_problems import UNUSED, replicas
+from torchrelay.testing.numerics_problems import UNUSED, UNUSED_AS_ZERO, replicas
 from torchrelay.testing.training import (
     Raised,
     judge,
@@ -163,15 +164,19 @@ def gradients_visible(case: Case) -> None:
 
 @check(
     why="branches that take part in some steps only train wrongly, or hang, where a backend waits for every gradient",
-    advice="count a missing gradient as zero where another rank has one, leave it None where none has; or raise an "
-    "error that says how unused parameters are allowed",
+    advice="count a missing gradient as zero where another rank has one, leave it None where none has, or declare "
+    "UNUSED_LEFT_OUT unsupported; or raise an error that says how unused parameters are allowed",
 )
 def unused_parameters(case: Case) -> None:
-    """Layers that are used in every third batch, and by some ranks; an error that says so will do as well."""
+    """Layers that are used in every third batch, and by some ranks; an error that says so will do as well.
+
+    One process, to compare with, has gradients of zero where the strategy declares that nothing is left out.
+    """
     found = case.run(_program(case)).left(UNUSED)
     if any(isinstance(each, Raised) and "unused" in each.message for each in found):
         return
-    _judge(case, UNUSED)
+    left_out = case.capabilities[Capability.UNUSED_LEFT_OUT].support is Support.FULL
+    judge(case, _program(case), UNUSED, like=UNUSED if left_out else UNUSED_AS_ZERO)
 
 
 @check(
@@ -183,8 +188,18 @@ def each_precision(case: Case) -> None:
     """Weights of its format, as near to those of one process as the format allows."""
     require_exact(case)
     apart = {name: _apart(case, name) for name in precisions.precisions(case)}
-    wrong = [f"{name}: {seen}" for name, seen in apart.items() if seen]
+    refused = {name for name, seen in apart.items() if _is_refused(case, name, seen)}
+    wrong = [f"{name}: {seen}" for name, seen in apart.items() if seen and name not in refused]
     expect(not wrong, "; ".join(wrong))
+    if refused:
+        conditions = (f"{name}: {precisions.condition(case, name)}" for name in sorted(refused))
+        raise CheckRefused("; ".join(conditions))
+
+
+def _is_refused(case: Case, name: str, seen: str) -> bool:
+    """Whether a precision was refused by the words of the condition under which it is declared."""
+    condition = precisions.condition(case, name)
+    return bool(condition) and UnsupportedError.__name__ in seen and condition in seen
 
 
 def _apart(case: Case, name: str) -> str:

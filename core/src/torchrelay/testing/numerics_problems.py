@@ -66,10 +66,15 @@ class Frozen(Trained):
 
 
 class Sometimes(Trained):
-    """A layer takes part in every third batch alone, and two more in what some ranks read of a batch."""
+    """A layer takes part in every third batch alone, and two more in what some ranks read of a batch.
 
-    def __init__(self) -> None:
+    Args:
+        as_zero: let what takes no part have a gradient of zero.
+    """
+
+    def __init__(self, as_zero: bool = False) -> None:
         super().__init__(partial(Adam, lr=0.02))
+        self.as_zero = as_zero
         self.third, self.small, self.large = (layer(FEATURES, 1, seed) for seed in (1, 2, 3))
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -80,7 +85,8 @@ class Sometimes(Trained):
         for mine, branch in ((x[:, 0] > 0, self.large), (x[:, 0] <= 0, self.small)):
             if mine.any():
                 total = total + (out[mine] + branch(x[mine]) - y[mine]).square().sum()
-        return total / len(x)
+        unused = sum(0 * each.sum() for each in self.parameters()) if self.as_zero else 0
+        return total / len(x) + unused
 
 
 class Normalized(Trained):
@@ -176,6 +182,9 @@ PROBLEMS: dict[str, Problem] = {
 UNUSED = "unused_parameters"
 """The name of the training that a backend may refuse by an exception of its own, which may end the program."""
 
+UNUSED_AS_ZERO = "unused_as_zero"
+"""The same of one process, where nothing is left out of an update."""
+
 
 class Final(Callback):
     """Keeps the state that training ends with; asked for while ranks are connected."""
@@ -200,6 +209,8 @@ def _train(place: Place, names: list[str]) -> None:
             place.attempt(name, partial(_fit, place, problem))
     for name in names:
         place.attempt(f"precision-{name}", partial(_fit, place, IN_EACH_PRECISION, precision=name))
+    if place.world == 1:
+        place.attempt(UNUSED_AS_ZERO, partial(_fit, place, Problem(partial(Sometimes, True))))
     place.attempt(UNUSED, partial(_fit, place, Problem(Sometimes)))
 
 

@@ -38,7 +38,13 @@ def best(case: Case) -> str:
     if "precision" in case.subject.trainer:
         return str(case.subject.trainer["precision"])
     taken = precisions(case)
-    return next((name for name in TOLERANCES if name in taken), taken[0])
+    certain = [name for name in TOLERANCES if name in taken and not condition(case, name)]
+    return next(iter([*certain, *taken]))
+
+
+def condition(case: Case, name: str) -> str:
+    """The condition under which the strategy declares to take a precision; "" if it always does."""
+    return case.capabilities.conditions.get(name, "")
 
 
 def tolerance(name: str) -> float:

@@ -152,8 +152,17 @@ def reference(case: Case, program: Program, name: str) -> Any:
     return found
 
 
-def judge(case: Case, program: Program, name: str, *, tolerance: float | None = None) -> None:
+def judge(
+    case: Case, program: Program, name: str, *, tolerance: float | None = None, like: str | None = None
+) -> None:
     """Demand that rank 0 came to what one process came to.
+
+    Args:
+        case: the check of the subject.
+        program: the trainings.
+        name: of the training.
+        tolerance: that of the precision when None.
+        like: the training of one process that it is compared with; the same when None.
 
     Raises:
         CheckFailed: it came to something else, or failed.
@@ -162,7 +171,7 @@ def judge(case: Case, program: Program, name: str, *, tolerance: float | None = 
     [first, *_] = results(case, program, name)
     require_exact(case)
     near = precisions.tolerance(precisions.best(case)) if tolerance is None else tolerance
-    seen = difference(first, reference(case, program, name), near)
+    seen = difference(first, reference(case, program, like or name), near)
     expect(not seen, f"{case.ranks} ranks came to other numbers than one process: {seen}")
 
 

@@ -32,6 +32,8 @@ REQUIRES = (Requirement(module="deepspeed", install=INSTALL),)
 
 SYNC_BATCHNORM_NEEDS_GPUS = "torch.nn.SyncBatchNorm runs on GPUs only; leave it out on the CPU"
 
+FP16_NEEDS_HARDWARE = "DeepSpeed computes in fp16 only where the CPU can; take bf16-mixed, or 32-true"
+
 _ONE_OPTIMIZER = "its engine holds one optimizer; give one with several parameter groups"
 
 UPDATES_ALWAYS = (
@@ -56,6 +58,10 @@ _EVERY_STAGE: Mapping[Capability, Declaration] = {
     ),
     Capability.CUSTOM_OPTIMIZER_STEP: partial(UPDATES_ALWAYS),
     Capability.SYNC_BATCHNORM: partial(SYNC_BATCHNORM_NEEDS_GPUS),
+    Capability.UNUSED_LEFT_OUT: unsupported(
+        "it counts as having a gradient of zero, so that momentum and weight decay go on for it; take ddp where it is to "
+        "stay as it is"
+    ),
 }
 
 _SCALED = "under precision='16-mixed' they are scaled until the update; take bf16-mixed or 32-true"
@@ -79,6 +85,7 @@ def _of_stage(stage: int) -> Capabilities:
             **(_SHARDED if stage == 3 else {}),
         },
         precisions=PRECISIONS,
+        conditions={"16-mixed": FP16_NEEDS_HARDWARE},
     )
 
 

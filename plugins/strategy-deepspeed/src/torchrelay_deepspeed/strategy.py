@@ -39,10 +39,9 @@ from torchrelay_deepspeed.optimizer_state import (
     load_full_optimizer_state,
     undo_first_step,
 )
-from torchrelay_deepspeed.plugin import CAPABILITIES, SYNC_BATCHNORM_NEEDS_GPUS, UPDATES_ALWAYS
+from torchrelay_deepspeed.plugin import CAPABILITIES, FP16_NEEDS_HARDWARE, SYNC_BATCHNORM_NEEDS_GPUS, UPDATES_ALWAYS
 from torchrelay_deepspeed.precision import (
     FORMATS,
-    NO_FP16,
     DeepSpeedPrecision,
     cpu_has_fp16,
 )
@@ -109,7 +108,7 @@ class DeepSpeedStrategy(ProcessGroupStrategy):
                 self.config, plan=needs.plan, precision=needs.precision, world_size=self.world_size
             )
         if self.accelerator.name == "cpu" and needs.precision == "16-mixed" and not cpu_has_fp16():
-            reasons.append(NO_FP16)
+            reasons.append(f"precision='16-mixed': {FP16_NEEDS_HARDWARE}")
         found = refusals(self.config, accelerator=self.accelerator.name, num_nodes=self.num_nodes)
         return [*reasons, *found]
 
