@@ -16,7 +16,8 @@ from torchrelay.errors import ConfigurationError, UnsupportedError
 if importlib.util.find_spec("deepspeed") is None:
     pytest.skip("needs DeepSpeed", allow_module_level=True)
 
-pytestmark = pytest.mark.timeout(300)
+# The first test waits for some 150 trainings, which take minutes where other things run.
+pytestmark = pytest.mark.timeout(600)
 
 TORCHRUN = (
     *(sys.executable, "-m", "torch.distributed.run"),
@@ -129,6 +130,12 @@ CASES |= {
 }
 CASES |= {
     "sometimes unused, divided": at(3, SOMETIMES["sometimes unused"]),
+    **{
+        f"sometimes unused, several buckets, stage {stage}": at(
+            stage, SOMETIMES["sometimes unused"], zero_optimization={"reduce_bucket_size": 100}
+        )
+        for stage in (1, 2, 3)
+    },
     "sometimes unused, accumulated, divided": at(3, SOMETIMES["sometimes unused, accumulated"]),
     **{
         f"sometimes unused, optimizer on the CPU, stage {stage}": at(
@@ -233,6 +240,10 @@ REFUSED = {
     ),
     "several optimizers": (at(1, {"module": "Pair"}), "2 optimizers"),
     "gradients divided": (at(1, {"module": "Watching"}), "on_before_optimizer_step needs"),
+    "gradients scaled": (
+        at(0, {"module": "Watching", "trainer": HALF["trainer"]}),
+        "under precision='16-mixed' they are scaled until the update",
+    ),
     "listening": (at(3, {"module": "Listening"}), "on_after_backward needs"),
     "own clipping": (at(2, {"module": "OwnClipping"}), "configure_gradient_clipping needs"),
     "optimizer given twice": (
@@ -267,14 +278,14 @@ def outcomes(shared):
         shared.start("runs.py", "1", str(alone)),
     ]
     for process in processes:
-        out, err = process.communicate(timeout=280)
+        out, err = process.communicate(timeout=570)
         assert process.returncode == 0, out[-3000:] + err[-6000:]
     ranks = shared.results("runs-2")
     (one,) = shared.results("runs-1", ranks=1)
     return ranks, one
 
 
-NEAR = {"bf16": 0.02, "fp16": 0.02, "adamw": 1e-5, "batch norm": None}
+NEAR = {"bf16": 0.02, "fp16": 0.003, "adamw": 1e-5, "batch norm": None}
 """How near a case has to come, by the beginning of its name, where that is not 1e-6; None: nobody else does."""
 
 

@@ -153,7 +153,12 @@ def reference(case: Case, program: Program, name: str) -> Any:
 
 
 def judge(
-    case: Case, program: Program, name: str, *, tolerance: float | None = None, like: str | None = None
+    case: Case,
+    program: Program,
+    name: str,
+    *,
+    tolerance: float | None = None,
+    like: str | None = None,
 ) -> None:
     """Demand that rank 0 came to what one process came to.
 

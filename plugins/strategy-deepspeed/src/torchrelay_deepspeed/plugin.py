@@ -32,7 +32,9 @@ REQUIRES = (Requirement(module="deepspeed", install=INSTALL),)
 
 SYNC_BATCHNORM_NEEDS_GPUS = "torch.nn.SyncBatchNorm runs on GPUs only; leave it out on the CPU"
 
-FP16_NEEDS_HARDWARE = "DeepSpeed computes in fp16 only where the CPU can; take bf16-mixed, or 32-true"
+FP16_NEEDS_HARDWARE = (
+    "DeepSpeed computes in fp16 only where the CPU can; take bf16-mixed, or 32-true"
+)
 
 _ONE_OPTIMIZER = "its engine holds one optimizer; give one with several parameter groups"
 
@@ -59,8 +61,8 @@ _EVERY_STAGE: Mapping[Capability, Declaration] = {
     Capability.CUSTOM_OPTIMIZER_STEP: partial(UPDATES_ALWAYS),
     Capability.SYNC_BATCHNORM: partial(SYNC_BATCHNORM_NEEDS_GPUS),
     Capability.UNUSED_LEFT_OUT: unsupported(
-        "it counts as having a gradient of zero, so that momentum and weight decay go on for it; take ddp where it is to "
-        "stay as it is"
+        "it counts as having a gradient of zero, so that momentum and weight decay go on for it; take ddp where it is "
+        "to stay as it is"
     ),
 }
 

@@ -16,6 +16,7 @@ from torchrelay_deepspeed.loss_scale import load_loss_scale, loss_scale_state
 FORMATS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """Precision of the Trainer -> the format in which DeepSpeed computes; it keeps fp32 weights beside it."""
 
+
 def cpu_has_fp16() -> bool:
     """Whether DeepSpeed lets this machine's CPU compute in fp16; it asks the same of torch."""
     ask = getattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", None)

@@ -39,7 +39,12 @@ from torchrelay_deepspeed.optimizer_state import (
     load_full_optimizer_state,
     undo_first_step,
 )
-from torchrelay_deepspeed.plugin import CAPABILITIES, FP16_NEEDS_HARDWARE, SYNC_BATCHNORM_NEEDS_GPUS, UPDATES_ALWAYS
+from torchrelay_deepspeed.plugin import (
+    CAPABILITIES,
+    FP16_NEEDS_HARDWARE,
+    SYNC_BATCHNORM_NEEDS_GPUS,
+    UPDATES_ALWAYS,
+)
 from torchrelay_deepspeed.precision import (
     FORMATS,
     DeepSpeedPrecision,

@@ -5,9 +5,10 @@ anew only where something is reduced, the last gradient of an unused parameter w
 different parameters would reduce different things together, from stage 1 on. Here what is missing after a backward is
 reduced as zeros, before DeepSpeed reduces the last bucket.
 
-At stages 1 and 2 that makes ranks alike, as long as all gradients go into one bucket. Where they do not, and at stage 3,
-where ranks have to go through the same layers to gather their weights (`reset_step` of PartitionedParameterCoordinator),
-ranks are asked after each backward whether they used the same, and refuse together if not.
+At stages 1 and 2 that makes ranks alike, as long as all gradients go into one bucket. Where they do not, and at stage
+3, where ranks have to go through the same layers to gather their weights (`reset_step` of
+PartitionedParameterCoordinator), ranks are asked after each backward whether they used the same, and refuse together if
+not.
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ class _Reduction:
         some = sorted({name for names in everyone for name in names})
         raise UnsupportedError(
             f"{', '.join(some[:3])}{' and others' if len(some) > 3 else ''} took part in this step on some ranks and "
-            f"were unused on others, and {self.together}; where a layer has nothing to do, add 0 * unused(x).sum() to the loss"
+            f"were unused on others, and {self.together}; where a layer has nothing to do, add 0 * unused(x).sum() to "
+            "the loss"
         )
 
 
@@ -127,7 +129,7 @@ def reduce_unused(engine: Any, module: nn.Module) -> None:
 def _flat(engine: Any, names: Names) -> None:
     """Stages 1 and 2."""
     optimizer = engine.optimizer
-    members = [
+    members: Members = [
         (parameter, (group,))
         for group, parameters in enumerate(optimizer.bit16_groups)
         for parameter in parameters
@@ -152,9 +154,7 @@ def _flat(engine: Any, names: Names) -> None:
     engine.allreduce_gradients = reduction.end
 
 
-_TOO_MANY = (
-    'DeepSpeed reduces gradients in several buckets here; take a larger "reduce_bucket_size", in which all fit'
-)
+_TOO_MANY = 'DeepSpeed reduces gradients in several buckets here; take a larger "reduce_bucket_size", in which all fit'
 
 _GATHERED = "at stage 3 ranks gather the weights of each layer together; take stage 2"
 
@@ -168,13 +168,14 @@ def _sharded(engine: Any, names: Names) -> None:
         for parameter in parameters
         if parameter.requires_grad
     ]
-    small: list[Any] = [each for each, _ in members if each.ds_persist]
+    parameters: list[Any] = [each for each, _ in members]
+    small = [each for each in parameters if each.ds_persist]
     reduction = _Reduction(
         members=members,
         reduce=optimizer.reduce_ready_partitions_and_remove_grads,
         finish=engine.allreduce_gradients,
         is_due=lambda: True,
-        lacks=lambda parameter: True,
+        lacks=lambda _: True,
         arrange=partial(_let_go, small),
         together=_GATHERED,
         names=names,
@@ -186,7 +187,7 @@ def _sharded(engine: Any, names: Names) -> None:
 
 
 _HOLDER = -1
-"""Stands for a layer, of which none has this number, that is at work from before the forward until after the backward."""
+"""Stands for a layer that is at work from before the forward until after the backward; none has this number."""
 
 
 def _hold(parameters: list[Any], module: nn.Module, _: Any) -> None:

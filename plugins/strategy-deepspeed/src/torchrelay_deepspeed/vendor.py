@@ -167,8 +167,8 @@ def backward_by(engine: Any, function: Callable[[Any], Any], loss: Any) -> None:
 def _prepared(engine: Any, loss: Any) -> Any:
     """A loss as the engine scales it under fp16: with room for the product.
 
-    At stage 0 the engine of 0.19.8 does not multiply by the scale, and its optimizer divides by it (`scale` and `backward`
-    of DeepSpeedEngine, `unscale_and_clip_grads` of FP16_UnfusedOptimizer and FP16_Optimizer), so that is done here.
+    At stage 0 the engine of 0.19.8 does not multiply by the scale, and its optimizer divides by it (`scale` and
+    `backward` of DeepSpeedEngine, `unscale_and_clip_grads` of FP16_UnfusedOptimizer and FP16_Optimizer).
     """
     if not engine.fp16_enabled():
         return loss
