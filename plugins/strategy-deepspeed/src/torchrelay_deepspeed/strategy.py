@@ -52,6 +52,7 @@ from torchrelay_deepspeed.precision import (
 )
 from torchrelay_deepspeed.refused import refusals
 from torchrelay_deepspeed.settled import settle
+from torchrelay_deepspeed.swap_folders import SwapFolders
 from torchrelay_deepspeed.unused import reduce_unused
 from torchrelay_deepspeed.user_config import read
 from torchrelay_deepspeed.weights import full_weights, is_sharded, keep_changed, load_full_weights
@@ -98,6 +99,7 @@ class DeepSpeedStrategy(ProcessGroupStrategy):
         self._counted: Mapping[str, Any] | None = None
         self._fits = False
         self._environ: dict[str, str | None] | None = None
+        self._swap = SwapFolders()
 
     # --- what it can do ---------------------------------------------------------------------------------
 
@@ -150,19 +152,21 @@ class DeepSpeedStrategy(ProcessGroupStrategy):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The configuration that goes to DeepSpeed."""
-        return settle(
+        """The configuration that goes to DeepSpeed, with this process's own folders on NVMe."""
+        settled = settle(
             self.config,
             plan=self._asked,
             precision=self.precision_plugin.name,
             world_size=self.world_size,
         )
+        return self._swap.redirect(settled)
 
     # --- process life -----------------------------------------------------------------------------------
 
     def setup_environment(self) -> None:
         """Meet the others, and let DeepSpeed use the same process group."""
         super().setup_environment()
+        self._swap = SwapFolders(tells=self.local_rank == 0)
         environment = self.cluster_environment
         places = {
             "RANK": str(self.global_rank),
@@ -201,8 +205,9 @@ class DeepSpeedStrategy(ProcessGroupStrategy):
         gc.collect()
 
     def teardown(self) -> None:
-        """Put the environment back as well."""
+        """Put the environment back, and the disk."""
         super().teardown()
+        self._swap.remove()
         for name, value in (self._environ or {}).items():
             if value is None:
                 os.environ.pop(name, None)

@@ -118,6 +118,8 @@ def make_engine(
         parameters: what an optimizer of the configuration updates; None if there is none.
     """
     sdk = import_module("deepspeed")
+    if _on_disk_in_fp32(config) and not any(hasattr(each, "ds_id") for each in model.parameters()):
+        sharded_init(config, model)
     engine, *_ = sdk.initialize(
         model=model,
         optimizer=optimizer,
@@ -125,7 +127,37 @@ def make_engine(
         config=dict(config),
         dist_init_required=False,
     )
+    _align_gradients(getattr(engine.optimizer, "optimizer_swapper", None))
     return engine
+
+
+def _on_disk_in_fp32(config: Mapping[str, Any]) -> bool:
+    """Whether parameters in fp32 are kept on NVMe, where 0.19.8 would store bf16 on a CPU without fp16, unseen."""
+    short = any(config.get(name, {}).get("enabled") for name in ("bf16", "fp16"))
+    return not short and RawConfig(config, "").offload("param").get("device") == "nvme"
+
+
+def _align_gradients(swapper: Any) -> None:
+    """Let what begins at an odd place of a shard's gradients stay in memory, up to the next even one.
+
+    0.19.8 writes a large gradient to NVMe from where it lies, and reads it back to there; but a disk reads to even
+    addresses alone, and that it could not, nobody is told: the update is made with what happened to be there.
+    """
+    if swapper is None:
+        return
+    split = swapper._adjust_for_misaligned_lengths  # noqa: SLF001 - where it sees to the other end
+
+    def split_at_both_ends(tensors: Iterable[Any], offsets: Iterable[int]) -> Any:
+        parts = []
+        for tensor, offset in zip(tensors, offsets, strict=True):
+            odd = min(-offset % swapper.numel_alignment, tensor.numel())
+            if odd and swapper.is_swappable_tensor(tensor=tensor):
+                parts.append((tensor.narrow(0, 0, odd), offset))
+                tensor, offset = tensor.narrow(0, odd, tensor.numel() - odd), offset + odd
+            parts.append((tensor, offset))
+        return split(*map(list, zip(*parts, strict=True)))
+
+    swapper._adjust_for_misaligned_lengths = split_at_both_ends  # noqa: SLF001
 
 
 def destroy(engine: Any, optimizer: Any) -> None:
@@ -182,11 +214,18 @@ def configure_checkpointing(config: Mapping[str, Any]) -> None:
         checkpointing.configure(None, deepspeed_config=dict(config))
 
 
-def sharded_init(config: Mapping[str, Any]) -> AbstractContextManager[Any]:
-    """Context in which modules are made with each rank holding its part of every parameter."""
+def sharded_init(config: Mapping[str, Any], module: Any = None) -> AbstractContextManager[Any]:
+    """Context in which modules are made with each rank holding its part of every parameter.
+
+    Args:
+        config: from `settle`.
+        module: one that is there already, whose parameters are divided at once; there is no context to enter then.
+    """
     zero = import_module("deepspeed.runtime.zero")
     # The format is that of the configuration: a `dtype`, 0.19.8 overlooks on a CPU without fp16, and takes bf16.
-    context: AbstractContextManager[Any] = zero.Init(config_dict_or_path=dict(config))
+    context: AbstractContextManager[Any] = zero.Init(
+        module=module, config_dict_or_path=dict(config)
+    )
     return context
 
 

@@ -113,11 +113,10 @@ _SHORT = (torch.bfloat16, torch.float16)
 def _renew(place: Place, value: torch.Tensor | None) -> None:
     if value is not None:
         place.scatter(place.master, value)
-    elif is_sharded(place.parameter):
-        copy: Any = place.parameter
-        place.part(place.master).copy_(copy.ds_tensor.reshape(-1).narrow(0, 0, place.numel))
-    else:
-        place.scatter(place.master, place.parameter)
+        return
+    # Whole, as a rank's part may be on a disk.
+    with gathered([place.parameter]):
+        place.scatter(place.master, place.parameter.detach())
 
 
 def _load_shards(module: nn.Module, state: Mapping[str, Any], strict: bool) -> None:

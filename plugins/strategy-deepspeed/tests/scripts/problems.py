@@ -329,6 +329,48 @@ class Pair(Regression):
     configure_optimizers = Two.configure_optimizers
 
 
+class Wide(Regression):
+    """A layer in the middle of which each of two ranks has what DeepSpeed moves to a disk: a MiB, or more.
+
+    It notes the sizes of the files that are under the folder of the variable DISK when training ends.
+
+    Args:
+        optimizer: one of `OPTIMIZERS`.
+        late: make the layers when the processes are connected.
+        frozen: do not train the layer in the middle.
+    """
+
+    def __init__(self, optimizer: str = "adamw", late: bool = False, frozen: bool = False) -> None:
+        super().__init__(optimizer)
+        self.frozen = frozen
+        self.first = self.second = self.middle = None
+        if not late:
+            self.configure_model()
+
+    def configure_model(self) -> None:
+        if self.middle is not None:
+            return
+        torch.manual_seed(5)
+        self.first, self.second = nn.Linear(8, 1024), nn.Linear(1024, 4)
+        # Behind a layer of 4 rows, its gradients begin where a disk cannot read to.
+        self.middle = nn.Linear(1024, 1024)
+        self.middle.requires_grad_(not self.frozen)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(torch.tanh(self.middle(torch.tanh(self.first(x)))))
+
+    def on_train_end(self) -> None:
+        files = Path(os.environ.get("DISK", OUT / "none")).rglob("*.swp")
+        self.facts["disk"] = {str(path): path.stat().st_size for path in files}
+
+
+class PartLoaded(Wide):
+    """Takes up a part of a state before training."""
+
+    def on_train_start(self) -> None:
+        self.trainer.strategy.load_model_state({"first.bias": torch.ones(1024)}, strict=False)
+
+
 class MadeLate(Regression):
     """Makes its layers when the processes are connected."""
 

@@ -9,7 +9,10 @@ CASES is a file with a JSON object: the name of each case and what it is:
     trainer     arguments of the Trainer
     do          what to call, `["fit"]` unless said
     refused     true where every rank is to be refused; another refusal ends the program
+    save        name under which a checkpoint is left after half of the steps
+    resume      name of one that an earlier case has left, to begin from
 
+One process alone
 One process alone trains on the CPU in fp32, on the whole of each batch; unless it is told to use the engine too.
 """
 
@@ -27,10 +30,12 @@ from typing import Any
 
 import problems
 import torch
-from problems import BATCH, STEPS, leave, loader, quiet, state_of
+from problems import BATCH, OUT, STEPS, leave, loader, quiet, state_of
 
+from torchrelay.callbacks import ModelCheckpoint
 from torchrelay.errors import UserError
 
+HALF = STEPS // 2
 PLACES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "DS_ACCELERATOR")
 
 
@@ -58,6 +63,15 @@ def allow_fp16() -> None:
 
     vendor._accelerator = accelerator
     strategies.cpu_has_fp16 = lambda: True
+
+
+def saving(name: str | None) -> dict[str, Any]:
+    """Arguments of a Trainer that leaves a checkpoint after half of the steps."""
+    if name is None:
+        return {}
+    where = {"dirpath": OUT, "filename": f"{name}-{{step}}", "auto_insert_metric_name": False}
+    keeper = ModelCheckpoint(every_n_train_steps=HALF, save_top_k=-1, **where)
+    return {"callbacks": [keeper], "enable_checkpointing": True}
 
 
 def left_behind(module: Any, environ: dict[str, str | None]) -> dict[str, Any]:
@@ -91,10 +105,11 @@ def run(case: dict[str, Any], devices: int, alone: bool) -> dict[str, Any]:
     arguments = {**case.get("arguments", {}), **(case.get("alone", {}) if alone else {})}
     module = getattr(problems, case["module"])(**arguments)
     result: dict[str, Any] = {"initial": state_of(module)}
-    asked = case["strategy"]
+    asked, batch = case["strategy"], BATCH // devices
     try:
         for each in asked if isinstance(asked, list) else [asked]:
-            options = {"max_steps": STEPS, **case.get("trainer", {}), "devices": devices}
+            options = {"max_steps": STEPS, **case.get("trainer", {})}
+            options.setdefault("devices", devices)
             if alone:
                 options |= {
                     "strategy": "single_device",
@@ -103,10 +118,12 @@ def run(case: dict[str, Any], devices: int, alone: bool) -> dict[str, Any]:
                 }
             else:
                 options["strategy"] = strategy_of(each)
-            trainer = quiet(**options)
+            trainer = quiet(**options, **saving(None if alone else case.get("save")))
             for what in case.get("do", ["fit"]):
-                quietly = {"verbose": False} if what in ("validate", "test") else {}
-                result[what] = getattr(trainer, what)(module, loader(BATCH // devices), **quietly)
+                quietly: dict[str, Any] = {"verbose": False} if what in ("validate", "test") else {}
+                if what == "fit" and "resume" in case and not alone:
+                    quietly["ckpt_path"] = OUT / f"{case['resume']}-{HALF}.ckpt"
+                result[what] = getattr(trainer, what)(module, loader(batch), **quietly)
             result |= {
                 "rank": trainer.global_rank,
                 "steps": trainer.global_step,
