@@ -135,9 +135,16 @@ def _is_of_same_layout(engine: Any, weights: Weights, module: nn.Module) -> bool
     shapes = {f"{prefix}{place.name}": place.shape for place in places(engine, module)}
     if weights.shapes and weights.shapes != shapes:
         return False
-    same = all(own.get(key) == saved.get(key) for key in _LAYOUT)
+    same = all(_of_layout(own.get(key)) == _of_layout(saved.get(key)) for key in _LAYOUT)
     fp16 = [bool(config.get("fp16", {}).get("enabled")) for config in (own, saved)]
     return same and fp16[0] == fp16[1] and bool(engine.dp_world_size == head["dp_world_size"])
+
+
+def _of_layout(section: Any) -> Any:
+    """A section without the folders for NVMe, which are another for each process."""
+    if not isinstance(section, Mapping):
+        return section
+    return {key: _of_layout(value) for key, value in section.items() if key != "nvme_path"}
 
 
 def _prefix(outer: nn.Module, inner: nn.Module) -> str:

@@ -55,11 +55,14 @@ class Rates(Callback):
 def strategy(kind: str, **options: Any) -> Any:
     from torchrelay_deepspeed import DeepSpeedStrategy
 
-    zero = {
+    zero: dict[str, Any] = {
         "stage": int(kind[0]),
         "stage3_param_persistence_threshold": 0,
         "reduce_bucket_size": 100,
     }
+    if "DISK" in os.environ:
+        disk = {"device": "nvme", "nvme_path": os.environ["DISK"]}
+        zero |= {"offload_optimizer": disk, "offload_param": disk}
     return DeepSpeedStrategy(
         {"zero_optimization": zero}, **{"sharded_checkpoints": True, **options}
     )

@@ -12,7 +12,6 @@ CASES is a file with a JSON object: the name of each case and what it is:
     save        name under which a checkpoint is left after half of the steps
     resume      name of one that an earlier case has left, to begin from
 
-One process alone
 One process alone trains on the CPU in fp32, on the whole of each batch; unless it is told to use the engine too.
 """
 
