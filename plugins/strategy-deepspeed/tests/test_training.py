@@ -214,6 +214,7 @@ CASES |= {
     "all on the CPU": at(3, CLOSE["adamw"], **on_cpu("optimizer", "param")),
     "an alias, all on the CPU": {**CLOSE["adamw"], "strategy": "deepspeed_stage_3_offload"},
     "gradients seen": at(0, {"module": "Watching", "trainer": THREE}),
+    "reading small ones": {"module": "Reading", "strategy": of_stage(3)},
     "initialized late": at(3, {"module": "Initialized"}),
     "again": {"module": "Regression", "strategy": [at(2, {})["strategy"]] * 2},
     "one stage after another": {
@@ -400,6 +401,11 @@ def test_whole_weights_can_be_read(outcomes, stage):
         whole = rank[f"whole weights, stage {stage}"]["state"].values()
         torch.testing.assert_close(facts["whole"], list(whole), rtol=0, atol=0)
         assert (facts["after"] == [(0,)] * 4) == (stage == 3)
+
+
+def test_small_weights_can_be_read_within_a_step(outcomes):
+    for rank in outcomes[0]:
+        assert rank["reading small ones"]["facts"]["whole"] == [(16, 8), (16,), (4, 16), (4,)]
 
 
 def test_one_computes_activations_twice(outcomes):

@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import nn
 
 from torchrelay.errors import UnsupportedError
+from torchrelay_deepspeed.vendor import HOLDER
 
 Names = Mapping[nn.Parameter, str]
 Members = list[tuple[nn.Parameter, tuple[int, ...]]]
@@ -186,10 +187,6 @@ def _sharded(engine: Any, names: Names) -> None:
     engine.module.register_forward_pre_hook(partial(_hold, small))
 
 
-_HOLDER = -1
-"""Stands for a layer that is at work from before the forward until after the backward; none has this number."""
-
-
 def _hold(parameters: list[Any], module: nn.Module, _: Any) -> None:
     """Have small parameters whole before a forward. Collective.
 
@@ -202,12 +199,12 @@ def _hold(parameters: list[Any], module: nn.Module, _: Any) -> None:
     if apart:
         apart[0].all_gather(apart)
     for each in parameters:
-        each.ds_active_sub_modules.add(_HOLDER)
+        each.ds_active_sub_modules.add(HOLDER)
 
 
 def _let_go(parameters: list[Any]) -> None:
     for each in parameters:
-        each.ds_active_sub_modules.discard(_HOLDER)
+        each.ds_active_sub_modules.discard(HOLDER)
 
 
 def _arrange(optimizer: Any) -> None:

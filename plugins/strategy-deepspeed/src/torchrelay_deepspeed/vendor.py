@@ -214,6 +214,10 @@ def configure_checkpointing(config: Mapping[str, Any]) -> None:
         checkpointing.configure(None, deepspeed_config=dict(config))
 
 
+HOLDER = -1
+"""Stands for a layer that is at work from before a forward until after its backward; none has this number."""
+
+
 def sharded_init(config: Mapping[str, Any], module: Any = None) -> AbstractContextManager[Any]:
     """Context in which modules are made with each rank holding its part of every parameter.
 
@@ -234,14 +238,19 @@ def gathered(
 ) -> AbstractContextManager[Any]:
     """Context in which parameters that ranks divide at stage 3 are whole on every rank. Collective.
 
-    Others, as all are at the other stages, stay as they are. To be used by all ranks alike, in hooks too.
+    Others, as all are at the other stages, stay as they are, and so do small ones that are whole for a step. To be used
+    by all ranks alike, in hooks too.
 
     Args:
         parameters: those that are to be whole.
         modifier_rank: whose changes count; None if there are none. The optimizer updates copies of its own: what is
             changed has to be changed before they are made, in `configure_model` or `configure_optimizers`.
     """
-    divided = [each for each in parameters if hasattr(each, "ds_id")]
+    divided = [
+        each
+        for each in parameters
+        if hasattr(each, "ds_id") and HOLDER not in each.ds_active_sub_modules
+    ]
     if not divided:
         return nullcontext()
     zero = import_module("deepspeed.runtime.zero")

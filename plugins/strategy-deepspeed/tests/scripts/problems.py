@@ -402,6 +402,19 @@ class Wholes(Regression):
         self.facts["after"] = [tuple(p.shape) for p in self.parameters()]
 
 
+class Reading(Regression):
+    """Reads whole weights within a step."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if not torch.distributed.is_initialized():
+            return super().training_step(batch, batch_idx)
+        from torchrelay_deepspeed import gathered
+
+        with gathered(self.parameters()):
+            self.facts["whole"] = [tuple(p.shape) for p in self.parameters()]
+        return super().training_step(batch, batch_idx)
+
+
 class Initialized(MadeLate):
     """Initializes by hand what it has made."""
 
