@@ -106,6 +106,14 @@ def test_it_is_frozen_and_can_be_sent_to_other_processes():
             lambda: DeepSpeedConfig(offload_optimizer=Offload(device="nvme", path="/disk")),
             r'"nvme" at stage 3 alone, and this is stage 2, where DeepSpeed would use CPU memory',
         ),
+        (
+            lambda: DeepSpeedConfig(
+                stage=3,
+                offload_optimizer=OptimizerOffload(device="nvme", path="/disk", fast_init=True),
+                offload_parameters=Offload(device="nvme", path="/disk"),
+            ),
+            "DeepSpeed would begin with other weights than the model's, and not say so; take it out",
+        ),
         (lambda: Offload(device="disk"), r"Offload: device='disk' must be 'cpu' or 'nvme'"),
         (
             lambda: DeepSpeedConfig(stage=3, offload_parameters=OptimizerOffload(ratio=0.5)),

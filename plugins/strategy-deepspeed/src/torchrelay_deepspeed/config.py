@@ -104,7 +104,7 @@ class OptimizerOffload(Offload):
     Attributes:
         pipeline_read: whether to read the next part from disk while this one is computed.
         pipeline_write: whether to write the last part to disk while this one is computed.
-        fast_init: whether to initialize quickly on a disk.
+        fast_init: whether to initialize quickly on a disk; not where the parameters are on one too.
         ratio: share of the state that is offloaded, from 0 to 1; below 1 at stage 3 alone.
     """
 

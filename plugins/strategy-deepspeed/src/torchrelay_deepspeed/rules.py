@@ -65,6 +65,12 @@ def _offload(config: RawConfig) -> Iterator[str]:
         yield 'the optimizer is offloaded ("offload_optimizer") from stage 1 on, and this is stage 0'
     yield from _nvme(config, "optimizer")
     yield from _nvme(config, "param")
+    on_disk = [config.offload(what).get("device") == "nvme" for what in ("optimizer", "param")]
+    if all(on_disk) and config.offload("optimizer").get("fast_init"):
+        yield (
+            '"offload_optimizer" has "fast_init" where "offload_param" is on "nvme" too: DeepSpeed would begin with '
+            "other weights than the model's, and not say so; take it out"
+        )
 
 
 def _nvme(config: RawConfig, what: Literal["optimizer", "param"]) -> Iterator[str]:
