@@ -41,9 +41,11 @@ def test_each_process_has_its_own_and_removes_it_alone(tmp_path):
     first, second = (each.redirect(values)["zero_optimization"] for each in (mine, other))
     assert values == on(tmp_path, tmp_path)
     own = first["offload_param"]["nvme_path"]
-    assert own == first["offload_optimizer"]["nvme_path"] == mine.redirect(values)[
-        "zero_optimization"
-    ]["offload_param"]["nvme_path"]
+    assert (
+        own
+        == first["offload_optimizer"]["nvme_path"]
+        == mine.redirect(values)["zero_optimization"]["offload_param"]["nvme_path"]
+    )
     assert own != second["offload_param"]["nvme_path"]
     (tmp_path / own / "swapped").touch()
     mine.remove()
