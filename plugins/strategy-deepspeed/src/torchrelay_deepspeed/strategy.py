@@ -15,7 +15,7 @@ import torch
 from torch.optim import Optimizer
 
 from torchrelay.checkpoint.checkpoint_io import Path
-from torchrelay.errors import ConfigurationError, UnsupportedError
+from torchrelay.errors import UnsupportedError
 from torchrelay.plugin import Capability
 from torchrelay.precision import Precision
 from torchrelay.strategies import (
@@ -30,8 +30,10 @@ from torchrelay_deepspeed import sharded, vendor
 from torchrelay_deepspeed.config import DeepSpeedConfig
 from torchrelay_deepspeed.conversion import Weights, read_native
 from torchrelay_deepspeed.engine_release import release
+from torchrelay_deepspeed.environ import ChangedEnviron
 from torchrelay_deepspeed.folder import is_native
 from torchrelay_deepspeed.layout import torch_optimizer
+from torchrelay_deepspeed.named import check_given_once
 from torchrelay_deepspeed.native import load_own_part, save_native
 from torchrelay_deepspeed.optimizer_state import (
     full_optimizer_state,
@@ -98,7 +100,8 @@ class DeepSpeedStrategy(ProcessGroupStrategy):
         self._whole: dict[str, torch.Tensor] | None = None
         self._counted: Mapping[str, Any] | None = None
         self._fits = False
-        self._environ: dict[str, str | None] | None = None
+        self._environ = ChangedEnviron()
+        self._connected = False
         self._swap = SwapFolders()
 
     # --- what it can do ---------------------------------------------------------------------------------
@@ -175,13 +178,10 @@ class DeepSpeedStrategy(ProcessGroupStrategy):
             "MASTER_ADDR": environment.main_address,
             "MASTER_PORT": str(environment.main_port),
         }
-        before = dict(os.environ)
         backend = getattr(self.collectives, "backend", None)
-        try:
+        self._connected = True
+        with self._environ.changing():
             vendor.connect(self.root_device.type, backend, places)
-        finally:
-            changed = [n for n in {*before, *os.environ} if before.get(n) != os.environ.get(n)]
-            self._environ = {name: before.get(name) for name in changed}
 
     def init_context(self) -> AbstractContextManager[Any]:
         """At stage 3 each rank keeps its part of a parameter as soon as it is made."""
@@ -199,8 +199,9 @@ class DeepSpeedStrategy(ProcessGroupStrategy):
             release(self.module, self._whole)
             self._whole = None
         del engine
-        if self._environ is not None:
+        if self._connected:
             vendor.disconnect()
+            self._connected = False
         # A process group that something still refers to stays connected, and a rank that waits for this one waits on.
         gc.collect()
 
@@ -208,12 +209,7 @@ class DeepSpeedStrategy(ProcessGroupStrategy):
         """Put the environment back, and the disk."""
         super().teardown()
         self._swap.remove()
-        for name, value in (self._environ or {}).items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        self._environ = None
+        self._environ.restore()
 
     # --- model ------------------------------------------------------------------------------------------
 
@@ -252,22 +248,7 @@ class DeepSpeedStrategy(ProcessGroupStrategy):
             ConfigurationError: both do, or neither; or both give a learning rate scheduler.
         """
         super().build(build)
-        name = self.config.optimizer
-        if self.optimizers and name:
-            raise ConfigurationError(
-                f"configure_optimizers returns {type(self.optimizers[0]).__name__}, and "
-                f"{self.config.says('optimizer.type')}; leave one of them out"
-            )
-        if not self.optimizers and not name:
-            raise ConfigurationError(
-                "configure_optimizers returns no optimizer, and DeepSpeed's configuration names none; return one, or "
-                'write "optimizer": {"type": "AdamW", "params": {"lr": 0.001}} there'
-            )
-        if self.schedulers and self.config.scheduler:
-            raise ConfigurationError(
-                f"configure_optimizers returns {type(self.schedulers[0]).__name__}, and "
-                f"{self.config.says('scheduler.type')}; leave one of them out"
-            )
+        check_given_once(self.config, self.optimizers, self.schedulers)
         self._groups = group_names(self.optimizers[0], self.module) if self.optimizers else None
 
     def wrap(self) -> None:
