@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
@@ -14,9 +13,7 @@ from typing import Any
 
 import pytest
 
-# A shell's background job starts with Ctrl-C ignored, and so would every process that the tests interrupt.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+from torchrelay.testing.fixtures import pytest_configure as pytest_configure
 
 
 class Site:

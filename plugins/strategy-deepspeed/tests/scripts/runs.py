@@ -112,6 +112,7 @@ def run(case: dict[str, Any], devices: int, alone: bool) -> dict[str, Any]:
             if alone:
                 options |= {
                     "strategy": "single_device",
+                    "num_nodes": 1,
                     "precision": "32-true",
                     "accelerator": "cpu",
                 }
