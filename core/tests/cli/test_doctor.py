@@ -264,6 +264,23 @@ def test_the_checks_of_plugins_are_made_behind_a_guard(site, doctor):
     assert exit_code == 1
 
 
+def test_an_optional_check_breaks_nothing(site, doctor, capsys):
+    checks = strategy() + (
+        "@hookimpl\ndef torchrelay_diagnostics():\n"
+        "    yield DiagnosticSpec(name='disk', target='acme_checks:disk', description='A check.', optional=True)\n"
+    )
+    code = "def disk(): return 'there is no disk: buy one'"
+    site.plugin("acme-good", checks, files={"fast_code.py": STRATEGY, "acme_checks.py": code})
+    exit_code, report = doctor("good")
+    assert exit_code == 0
+    assert of(report, "acme-good")["result"] == "usable"
+    (made,) = report["checks"]
+    assert (made["complaint"], made["optional"]) == ("there is no disk: buy one", True)
+    get_registry.cache_clear()
+    assert main(["doctor", "good"]) == 0
+    assert "optional: there is no disk: buy one" in capsys.readouterr().out
+
+
 def test_the_text_is_plain_and_stable(site, monkeypatch, capsys):
     site.plugin("acme-good", strategy(), files={"fast_code.py": STRATEGY})
     site.plugin("acme-bad", "", contract="v99")

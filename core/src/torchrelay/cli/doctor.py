@@ -110,8 +110,14 @@ def _checks(checks: list[Check]) -> Table:
     return Table(
         "Checks of plugins",
         ("check", "from", "result"),
-        [(check.name, check.distribution, check.complaint or "ok") for check in checks],
+        [(check.name, check.distribution, _result(check)) for check in checks],
     )
+
+
+def _result(check: Check) -> str:
+    if not check.complaint:
+        return "ok"
+    return f"optional: {check.complaint}" if check.optional else check.complaint
 
 
 def _machine(machine: list[Fact]) -> Table:

@@ -323,11 +323,13 @@ class DiagnosticSpec:
         target: `"package.module:function"`; takes nothing, returns None if all is well, else one
             line that says what is wrong and the command that mends it.
         description: one sentence.
+        optional: whether the backend works without it, but for something that not everybody uses.
     """
 
     name: str
     target: str
     description: str
+    optional: bool = False
 
     def __post_init__(self) -> None:
         _check_name(self.name, _ALIAS, "name")

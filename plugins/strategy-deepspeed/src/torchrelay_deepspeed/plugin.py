@@ -165,3 +165,9 @@ def torchrelay_diagnostics() -> Iterable[DiagnosticSpec]:
         ),
     ):
         yield DiagnosticSpec(name=name, target=target, description=description)
+    yield DiagnosticSpec(
+        name="libaio",
+        target="torchrelay_deepspeed.refused:libaio",
+        description="What is kept on NVMe is read and written with it.",
+        optional=True,
+    )

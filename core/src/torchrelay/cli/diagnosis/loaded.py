@@ -22,12 +22,16 @@ IMPORT_BUDGET = 0.25
 
 @dataclass(frozen=True)
 class Check:
-    """A check of the machine that a plugin asked for; `complaint` is "" where all is well."""
+    """A check of the machine that a plugin asked for; `complaint` is "" where all is well.
+
+    What an `optional` one complains of breaks nothing.
+    """
 
     name: str
     distribution: str
     description: str
     complaint: str
+    optional: bool = False
 
 
 def diagnose(
@@ -58,7 +62,7 @@ def diagnose(
     items = [Item("check", check.target) for check in checks]
     answers = examine([*items, *(Item("import", target) for target in targets)])
     made = [
-        Check(check.name, plugin.distribution, check.description, answer)
+        Check(check.name, plugin.distribution, check.description, answer, check.optional)
         for check, answer in zip(checks, answers, strict=False)
     ]
     faults = dict(zip(targets, answers[len(checks) :], strict=True))
@@ -75,7 +79,7 @@ def _judged(
             cause = f"{target} cannot be imported: {fault}"
             return replace(facts, failed="usable", cause=cause, mend=mend, broken=True)
     for check in checks:
-        if check.complaint:
+        if check.complaint and not check.optional:
             cause = f"its check {check.name} finds: {check.complaint}"
             return replace(facts, failed="usable", cause=cause, mend="see there", broken=True)
     return facts
@@ -120,9 +124,12 @@ def _notes(plugin: Plugin, registry: Registry) -> Iterable[str]:
             f"slow: importing {plugin.module} takes {plugin.import_seconds:.2f} s, and every Trainer waits for it; "
             f"leave it out by TORCHRELAY_DISABLE_PLUGINS={plugin.name}, and tell its authors"
         )
-    for spec in _devices_and_strategies(plugin.owner, registry):
+    offered = _devices_and_strategies(plugin.owner, registry)
+    # Where nothing works for want of an SDK, the diagnosis says so once.
+    some_work = not all(missing(spec.requires) for spec in offered)
+    for spec in offered:
         absent = missing(spec.requires)
-        if absent:
+        if absent and some_work:
             yield f"{spec.name} {needs(absent)}"
     for spec in _of(plugin.owner, registry.strategies):
         rivals = [
