@@ -18,6 +18,7 @@ if importlib.util.find_spec("deepspeed") is None:
 # The first test that needs a program waits for it.
 pytestmark = pytest.mark.timeout(400)
 
+
 @pytest.fixture(scope="module", autouse=True)
 def _compiled(shared):
     """What ranks communicate by, which would take the kit's first program longer than it may."""
