@@ -9,7 +9,8 @@ import pytest
 
 from torchrelay.checkpoint.conversion import convert
 from torchrelay.checkpoint.inspection import inspect
-from torchrelay.errors import ConfigurationError, UnsupportedError
+from torchrelay.errors import CheckpointError, ConfigurationError, UnsupportedError
+from torchrelay_deepspeed import sharded
 
 if importlib.util.find_spec("deepspeed") is None:
     pytest.skip("needs DeepSpeed", allow_module_level=True)
@@ -119,6 +120,18 @@ def test_a_folder_is_inspected_and_converted(saved, shared, tmp_path):
     convert(folder, tmp_path / "one.ckpt")
     facts = inspect(tmp_path / "one.ckpt")
     assert (facts.kind, facts.progress) == ("torchrelay", {"epoch": 4, "global_step": 28})
+
+
+def test_of_a_link_the_link_is_removed(tmp_path):
+    folder, link = tmp_path / "epoch=3.ckpt", tmp_path / "last.ckpt"
+    (folder / "global_step28").mkdir(parents=True)
+    link.symlink_to(folder.name)
+    sharded.remove(link)
+    assert [each.name for each in tmp_path.iterdir()] == [folder.name]
+    sharded.remove(folder)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(CheckpointError, match="No such file or directory; remove it by hand"):
+        sharded.remove(folder)
 
 
 def test_a_checkpoint_io_beside_it_is_refused():

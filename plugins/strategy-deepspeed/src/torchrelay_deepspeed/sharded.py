@@ -44,7 +44,8 @@ def save(
             f"sharded_checkpoints=True cannot write to {os.fspath(path)}: DeepSpeed writes to folders that all "
             "machines see; name one, or leave sharded_checkpoints out"
         )
-    target = files.absolute(path)
+    # Beside what a link names, which may be on another file system than the link.
+    target = os.path.realpath(files.absolute(path))
     parent, name = os.path.split(target)
     partial = collectives.broadcast(os.path.join(parent, f".{name}.{secrets.token_hex(4)}.partial"))
     try:
@@ -59,3 +60,20 @@ def save(
             "there. Make room, or choose a folder that all ranks may write to"
         ) from error
     collectives.barrier("save_checkpoint")
+
+
+def remove(path: Path) -> None:
+    """Remove a folder with all that is in it; of a link to one, the link.
+
+    Raises:
+        CheckpointError: it cannot be removed.
+    """
+    try:
+        if os.path.islink(path):
+            os.unlink(path)
+        else:
+            shutil.rmtree(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot remove the checkpoint {os.fspath(path)}: {error.strerror or error}; remove it by hand"
+        ) from error

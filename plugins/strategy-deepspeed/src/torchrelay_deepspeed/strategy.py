@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -431,6 +430,6 @@ class DeepSpeedStrategy(ProcessGroupStrategy):
     def remove_checkpoint(self, path: Path) -> None:
         """Remove a file, or a folder of DeepSpeed's, once."""
         if self.is_global_zero and is_native(path):
-            shutil.rmtree(path)
+            sharded.remove(path)
         else:
             super().remove_checkpoint(path)
