@@ -22,10 +22,10 @@ from torchrelay.strategies import (
     Needs,
     Plan,
     ProcessGroupStrategy,
-    StepDispatcher,
     share_buffers,
 )
 from torchrelay_deepspeed import sharded, vendor
+from torchrelay_deepspeed.caller import Caller
 from torchrelay_deepspeed.config import DeepSpeedConfig
 from torchrelay_deepspeed.conversion import Weights, read_native
 from torchrelay_deepspeed.engine_release import release
@@ -257,7 +257,7 @@ class DeepSpeedStrategy(ProcessGroupStrategy):
         trained = [each for each in self.module.parameters() if each.requires_grad]
         vendor.configure_checkpointing(self.settings)
         self.model = vendor.make_engine(
-            StepDispatcher(self.module), optimizer, self.settings, trained if named else None
+            Caller(self.module), optimizer, self.settings, trained if named else None
         )
         undo_first_step(self.model)
         reduce_unused(self.model, self.module)
@@ -312,10 +312,10 @@ class DeepSpeedStrategy(ProcessGroupStrategy):
 
     def raw_step(self, name: str) -> Callable[..., Any]:
         """Training goes through the engine; evaluation too where the module alone has no weights."""
-        engine = self._engine()
+        engine, step = self._engine(), super().raw_step(name)
         if engine is None or (name != "training_step" and self.stage_of_zero < 3):
-            return super().raw_step(name)
-        return lambda *args, **kwargs: engine(name, *args, **kwargs)
+            return step
+        return lambda *args: engine(lambda: step(*args))
 
     @contextmanager
     def accumulating(self) -> Iterator[None]:

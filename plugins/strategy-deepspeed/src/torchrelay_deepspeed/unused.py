@@ -8,7 +8,8 @@ reduced as zeros, before DeepSpeed reduces the last bucket.
 At stages 1 and 2 that makes ranks alike, as long as all gradients go into one bucket. Where they do not, and at stage
 3, where ranks have to go through the same layers to gather their weights (`reset_step` of
 PartitionedParameterCoordinator), ranks are asked after each backward whether they used the same, and refuse together if
-not.
+not. The answer may come after the reduction where all gradients are in one bucket, which has the same size on each rank
+whatever they used.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class _Reduction:
         lacks: whether a parameter that had no gradient in this backward has none of an earlier one either.
         arrange: gives what waits for its reduction the order that it has on every rank.
         together: why all ranks have to use the same parameters; "" where they need not.
+        in_parts: whether gradients are reduced in several buckets, which then differ where parameters do.
         names: of the parameters.
         device: of gradients.
     """
@@ -53,6 +55,7 @@ class _Reduction:
     lacks: Callable[[nn.Parameter], bool]
     arrange: Callable[[], None]
     together: str
+    in_parts: bool
     names: Names
     device: torch.device
     seen: set[int] = field(default_factory=set)
@@ -64,39 +67,68 @@ class _Reduction:
 
     def end(self, *args: Any, **kwargs: Any) -> None:
         """Reduce zeros for what is missing; then what is left."""
-        if self.is_due():
-            missing = self._missing()
-            if self.together:
-                self._agree([parameter for parameter, _ in missing])
-            for parameter, arguments in missing:
-                if self.lacks(parameter):
-                    _give_zeros(parameter, self.device)
-                self.reduce(parameter, *arguments)
-            self.arrange()
+        question = self._fill() if self.is_due() else None
         self.seen.clear()
         self.finish(*args, **kwargs)
+        if question:
+            question.settle()
+
+    def _fill(self) -> _Question | None:
+        """Reduce zeros for what is missing; gives what is still to be settled before the update."""
+        missing = self._missing()
+        question = self._ask(missing) if self.together else None
+        if question and self.in_parts:
+            question.settle()
+            question = None
+        for parameter, arguments in missing:
+            if self.lacks(parameter):
+                _give_zeros(parameter, self.device)
+            self.reduce(parameter, *arguments)
+        self.arrange()
+        return question
+
+    def _ask(self, missing: Members) -> _Question:
+        names = [self.names[parameter] for parameter, _ in missing]
+        return _Question(names, self.together, self.device)
 
     def _missing(self) -> Members:
         if len(self.seen) == len(self.members):
             return []
         return [each for each in self.members if id(each[0]) not in self.seen]
 
-    def _agree(self, missing: list[nn.Parameter]) -> None:
-        """Raise on all ranks if they have used different parameters. Collective."""
-        mine = [self.names[parameter] for parameter in missing]
-        digest = zlib.crc32(" ".join(mine).encode())
-        ends = torch.tensor([digest, -digest], dtype=torch.int64, device=self.device)
-        dist.all_reduce(ends, op=dist.ReduceOp.MAX)
-        most, least = ends.tolist()
+
+class _Question:
+    """Whether all ranks have left the same parameters unused, on its way while gradients are reduced. Collective.
+
+    Args:
+        names: of the parameters that this rank has left unused.
+        together: why it has to be so.
+        device: for what ranks send each other.
+    """
+
+    def __init__(self, names: list[str], together: str, device: torch.device) -> None:
+        self._names, self._together = names, together
+        digest = zlib.crc32(" ".join(names).encode())
+        self._ends = torch.tensor([digest, -digest], dtype=torch.int64, device=device)
+        self._work = dist.all_reduce(self._ends, op=dist.ReduceOp.MAX, async_op=True)
+
+    def settle(self) -> None:
+        """Wait for the answer.
+
+        Raises:
+            UnsupportedError: on all ranks, they have not.
+        """
+        self._work.wait()
+        most, least = self._ends.tolist()
         if most == -least:
             return
         everyone: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(everyone, mine)
+        dist.all_gather_object(everyone, self._names)
         some = sorted({name for names in everyone for name in names})
+        named = ", ".join(some[:3]) + (" and others" if len(some) > 3 else "")
         raise UnsupportedError(
-            f"{', '.join(some[:3])}{' and others' if len(some) > 3 else ''} took part in this step on some ranks and "
-            f"were unused on others, and {self.together}; where a layer has nothing to do, add 0 * unused(x).sum() to "
-            "the loss"
+            f"{named} took part in this step on some ranks and were unused on others, and {self._together}; where a "
+            "layer has nothing to do, add 0 * unused(x).sum() to the loss"
         )
 
 
@@ -148,6 +180,7 @@ def _flat(engine: Any, names: Names) -> None:
         lacks=lambda parameter: optimizer.get_gradient_for_reduction(parameter) is None,
         arrange=lambda: None if split else _arrange(optimizer),
         together=_TOO_MANY if split else "",
+        in_parts=split,
         names=names,
         device=engine.device,
     )
@@ -179,6 +212,7 @@ def _sharded(engine: Any, names: Names) -> None:
         lacks=lambda _: True,
         arrange=partial(_let_go, small),
         together=_GATHERED,
+        in_parts=sum(each.ds_numel for each in parameters) > optimizer.reduce_bucket_size,
         names=names,
         device=engine.device,
     )
