@@ -62,6 +62,7 @@ EQUAL = {
     "scheduled by step": {"module": "Scheduled"},
     "scheduled by epoch": {"module": "Scheduled", "arguments": {"interval": "epoch"}},
     "evaluation alone": {"module": "Regression", "do": EVALUATION},
+    "several loaders": {"module": "Regression", "do": ["fit", "validate"], "several": True},
     "made late": {"module": "MadeLate", "do": ["fit", *EVALUATION]},
     "whole weights": {"module": "Wholes"},
     "checkpointing, torch's": {"module": "Checkpointed", "arguments": {"by": "torch"}},

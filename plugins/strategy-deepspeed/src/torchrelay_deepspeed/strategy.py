@@ -315,7 +315,7 @@ class DeepSpeedStrategy(ProcessGroupStrategy):
         engine, step = self._engine(), super().raw_step(name)
         if engine is None or (name != "training_step" and self.stage_of_zero < 3):
             return step
-        return lambda *args: engine(lambda: step(*args))
+        return lambda *args, **kwargs: engine(lambda: step(*args, **kwargs))
 
     @contextmanager
     def accumulating(self) -> Iterator[None]:

@@ -76,7 +76,7 @@ class Regression(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         return self.scale * mse_loss(self(batch[0]), batch[1])
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         self.log("val_loss", mse_loss(self(batch[0]), batch[1]).float(), sync_dist=True)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:

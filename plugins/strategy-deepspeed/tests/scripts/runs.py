@@ -8,6 +8,7 @@ CASES is a file with a JSON object: the name of each case and what it is:
     strategy    an alias, or DeepSpeed's configuration; a list of several for as many fits of one module
     trainer     arguments of the Trainer
     do          what to call, `["fit"]` unless said
+    several     true where validation has two data loaders
     refused     true where every rank is to be refused; another refusal ends the program
     save        name under which a checkpoint is left after half of the steps
     resume      name of one that an earlier case has left, to begin from
@@ -123,7 +124,9 @@ def run(case: dict[str, Any], devices: int, alone: bool) -> dict[str, Any]:
                 quietly: dict[str, Any] = {"verbose": False} if what in ("validate", "test") else {}
                 if what == "fit" and "resume" in case and not alone:
                     quietly["ckpt_path"] = OUT / f"{case['resume']}-{HALF}.ckpt"
-                result[what] = getattr(trainer, what)(module, loader(batch), **quietly)
+                several = what == "validate" and case.get("several")
+                loaders = [loader(batch), loader(batch)] if several else loader(batch)
+                result[what] = getattr(trainer, what)(module, loaders, **quietly)
             result |= {
                 "rank": trainer.global_rank,
                 "steps": trainer.global_step,
