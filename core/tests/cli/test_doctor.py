@@ -351,3 +351,9 @@ def test_everything_that_is_installed_here_works(doctor):
 def test_an_unknown_plugin_is_refused(capsys):
     assert main(["doctor", "no-such-thing"]) == 2
     assert "no-such-thing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["ddp_sharded_spawn", "fairscale", "torchrelay-fairscale"])
+def test_a_plugin_is_found_by_what_it_is_called_and_by_its_strategies(doctor, name):
+    _, report = doctor(name)
+    assert [each["distribution"] for each in report["plugins"]] == ["torchrelay-fairscale"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -16,8 +16,9 @@ from torchrelay.cli.diagnosis.loaded import Check, diagnose
 from torchrelay.cli.diagnosis.machine import Fact, facts
 from torchrelay.cli.tables import Table, show
 from torchrelay.errors import UnknownNameError
+from torchrelay.plugin.catalogue import backend_of_alias
 from torchrelay.plugin.records import Plugin, normalized
-from torchrelay.plugin.registry import get_registry
+from torchrelay.plugin.registry import Registry, get_registry
 from torchrelay.plugin.targets import probe
 
 
@@ -33,7 +34,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "plugins",
         nargs="*",
         metavar="PLUGIN",
-        help="look at these alone: names of plugins, distributions or extras (default: all)",
+        help="look at these alone: names of plugins, distributions, extras or strategies (default: all)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
@@ -47,12 +48,13 @@ def run(arguments: argparse.Namespace) -> int:
     """
     registry = get_registry()
     hardware = {offer.spec.name: probe(offer.spec) for offer in registry.accelerators}
-    asked = {normalized(name) for name in arguments.plugins}
+    named = {name: _stands_for(name, registry) for name in arguments.plugins}
+    asked = set().union(*named.values())
     inside = [plugin for plugin in registry.plugins if _is_asked_for(plugin, asked)]
     found = [diagnose(plugin, registry, hardware) for plugin in inside]
     beyond = [d for d in outside(registry) if _is_asked_for(d, asked)]
     diagnoses = [*(diagnosis for diagnosis, _ in found), *beyond]
-    _refuse_unknown(arguments.plugins, [*inside, *beyond])
+    _refuse_unknown(named, [*inside, *beyond])
     checks = [check for _, made in found for check in made]
     machine = facts()
     broken = any(diagnosis.broken for diagnosis in diagnoses)
@@ -69,6 +71,15 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if broken else 0
 
 
+def _stands_for(name: str, registry: Registry) -> set[str]:
+    """Names of what is meant by a name: its own, and those of who provides a strategy that is called so."""
+    owners = {offer.owner.distribution for offer in registry.strategies if offer.spec.alias == name}
+    backend = backend_of_alias(name)
+    return {
+        normalized(each) for each in (name, *owners, *([backend.distribution] if backend else []))
+    }
+
+
 def _names(each: Plugin | Diagnosis) -> set[str]:
     own = each.plugin if isinstance(each, Diagnosis) else each.name
     return {normalized(own), normalized(each.distribution)}
@@ -78,12 +89,12 @@ def _is_asked_for(each: Plugin | Diagnosis, asked: set[str]) -> bool:
     return not asked or bool(_names(each) & asked)
 
 
-def _refuse_unknown(asked: Sequence[str], found: Iterable[Plugin | Diagnosis]) -> None:
+def _refuse_unknown(named: Mapping[str, set[str]], found: Iterable[Plugin | Diagnosis]) -> None:
     known = {name for each in found for name in _names(each)}
-    unknown = [name for name in asked if normalized(name) not in known]
+    unknown = [name for name, meant in named.items() if not meant & known]
     if unknown:
         raise UnknownNameError(
-            f"no plugin, distribution or extra is called {', '.join(unknown)}; `torchrelay doctor` shows all"
+            f"no plugin, distribution, extra or strategy is called {', '.join(unknown)}; `torchrelay doctor` shows all"
         )
 
 
