@@ -4,18 +4,7 @@ from __future__ import annotations
 
 import deepspeed
 import torch
-from torch import nn
-from workload import (
-    LOG_EVERY,
-    Book,
-    Case,
-    Clock,
-    Losses,
-    Network,
-    make_loader,
-    make_optimizer,
-    report,
-)
+from workload import Case, Clock, Losses, Network, make_optimizer, report, train
 
 
 def main() -> None:
@@ -28,7 +17,7 @@ def main() -> None:
         optimizer=make_optimizer(network.parameters()),
         config=make_config(int(case.strategy[-1])),
     )
-    train(case, engine, clock, losses)
+    train(case, engine, clock, losses, update=lambda loss: update(engine, loss))
     if torch.distributed.get_rank() == 0:
         report(case, clock, losses)
     engine.destroy()
@@ -49,17 +38,9 @@ def make_config(stage: int) -> dict[str, object]:
     }
 
 
-def train(case: Case, engine: deepspeed.DeepSpeedEngine, clock: Clock, losses: Losses) -> None:
-    book = Book(case)
-    engine.train()
-    for batch, (x, y) in enumerate(make_loader(case), start=1):
-        loss = nn.functional.cross_entropy(engine(x), y)
-        if clock.logging:
-            book.note(loss, len(x))
-        engine.backward(loss)
-        engine.step()
-        if batch % LOG_EVERY == 0 and book.latest:
-            losses.write(batch, float(book.latest["loss"]))
+def update(engine: deepspeed.DeepSpeedEngine, loss: torch.Tensor) -> None:
+    engine.backward(loss)
+    engine.step()
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ SCRIPTS = {
     "Lightning": "lightning_driver.py",
     "Accelerate": "accelerate_driver.py",
 }
-ENGINES = {"bare engine": "engine.py"}
+ENGINES = {"bare engine": "engine.py", "bare FairScale": "oss.py"}
 """Drivers that take part beside torchrelay alone, and only where their SDK is installed."""
-BY_TORCHRUN = ("raw", "Accelerate", "bare engine")
+BY_TORCHRUN = ("raw", "Accelerate", *ENGINES)
 """The drivers that start no processes themselves."""
 
 ENVIRONMENT = {

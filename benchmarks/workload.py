@@ -6,7 +6,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -289,6 +289,33 @@ def make_validation_loader(case: Case) -> DataLoader[Any] | None:
     return (
         DataLoader(Batches(case, VALIDATION_BATCHES), batch_size=None) if case.validates else None
     )
+
+
+def train(
+    case: Case,
+    model: nn.Module,
+    clock: Clock,
+    losses: Losses,
+    update: Callable[[torch.Tensor], None],
+) -> None:
+    """The plain loop around a model whose SDK computes gradients and updates in its own way.
+
+    Args:
+        case: the run.
+        model: around the network.
+        clock: says when to log.
+        losses: where losses go.
+        update: what comes after the loss of a batch.
+    """
+    book = Book(case)
+    model.train()
+    for batch, (x, y) in enumerate(make_loader(case), start=1):
+        loss = nn.functional.cross_entropy(model(x), y)
+        if clock.logging:
+            book.note(loss, len(x))
+        update(loss)
+        if batch % LOG_EVERY == 0 and book.latest:
+            losses.write(batch, float(book.latest["loss"]))
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

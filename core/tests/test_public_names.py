@@ -47,7 +47,7 @@ PUBLIC = {
     ),
     "torchrelay.strategies": (
         "Build Clip Needs ParallelStrategy Parts Plan ProcessGroupStrategy SingleDeviceStrategy "
-        "StartMethod StepDispatcher Strategy share_buffers"
+        "StartMethod StepDispatcher Strategy average_gradients share_buffers"
     ),
     "torchrelay.trainer": "Trainer",
     "torchrelay.utilities": "CombinedLoader grad_norm rank_zero_info rank_zero_only rank_zero_warn",

@@ -22,10 +22,12 @@ _OWN = {
     "StartMethod": ".process_group",
     "StepDispatcher": ".dispatch",
     "Strategy": ".strategy",
+    "average_gradients": ".averaging",
     "share_buffers": ".buffers",
 }
 
 if TYPE_CHECKING:
+    from torchrelay.strategies.averaging import average_gradients as average_gradients
     from torchrelay.strategies.buffers import share_buffers as share_buffers
     from torchrelay.strategies.components import Parts as Parts
     from torchrelay.strategies.dispatch import StepDispatcher as StepDispatcher

@@ -23,10 +23,10 @@ class StepDispatcher(nn.Module):
         self.module = module
         self._shapes: dict[str, Shape] = {}
 
-    def forward(self, name: str, *args: Any) -> Any:
-        """Run `module.NAME(*args)`; a step is given those of its batch and index that it takes."""
+    def forward(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Run `module.NAME(*args, **kwargs)`; a step is given those of its batch and index that it takes."""
         shape = self._shapes.get(name)
         if shape is None:
             shape = self._shapes[name] = shape_of(self.module, name)
         method = getattr(self.module, name)
-        return method(*args) if shape == USUAL else shape.call(method, *args)
+        return method(*args, **kwargs) if shape == USUAL else shape.call(method, *args, **kwargs)

@@ -18,9 +18,9 @@ from torchrelay_ddp.plugin import DDP2_CAPABILITIES, DP_CAPABILITIES, REPLICATES
 class ReplicatedStep(StepDispatcher):
     """A step whose 0-dim loss leaves each replica as a row, so that the rows can be gathered."""
 
-    def forward(self, name: str, *args: Any) -> Any:
+    def forward(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Run the step and make its loss one-dimensional."""
-        return _map_loss(super().forward(name, *args), lambda loss: loss.reshape(1))
+        return _map_loss(super().forward(name, *args, **kwargs), lambda loss: loss.reshape(1))
 
 
 class DataParallelStrategy(Strategy):

@@ -11,9 +11,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from torchrelay.strategies import Build, ProcessGroupStrategy, StepDispatcher, share_buffers
+from torchrelay.strategies import (
+    Build,
+    ProcessGroupStrategy,
+    StepDispatcher,
+    average_gradients,
+    share_buffers,
+)
 from torchrelay_ddp.ddp_options import CommunicationHook, split
-from torchrelay_ddp.gradients import average_gradients
 
 
 class Distributed(ProcessGroupStrategy):

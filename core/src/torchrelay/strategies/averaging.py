@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.optim import Optimizer
 
-from torchrelay.collectives import Collectives
+from torchrelay.collectives.collectives import Collectives
 
 
 def average_gradients(collectives: Collectives, optimizer: Optimizer) -> None:
