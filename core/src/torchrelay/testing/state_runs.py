@@ -61,7 +61,7 @@ class SaveAtHalf(Checkpointer):
 
 
 class End(Callback):
-    """Keeps what training ends with."""
+    """Keeps on rank 0 what training ends with."""
 
     def __init__(self) -> None:
         self.reached: dict[str, Any] = {}
@@ -70,13 +70,15 @@ class End(Callback):
         """Keep it. Collective."""
         strategy = trainer.strategy
         [optimizer] = strategy.optimizers
-        state = strategy.optimizer_state(optimizer)
-        self.reached = {
-            "state": _copied(strategy.model_state()),
-            "optimizer": {name: _copied(each) for name, each in state["state"].items()},
-            "rates": [float(group["lr"]) for group in state["param_groups"]],
-            "updates": trainer.global_step,
-        }
+        weights, state = strategy.model_state(), strategy.optimizer_state(optimizer)
+        # The contract asks for whole ones there alone.
+        if strategy.is_global_zero:
+            self.reached = {
+                "state": _copied(weights),
+                "optimizer": {name: _copied(each) for name, each in state["state"].items()},
+                "rates": [float(group["lr"]) for group in state["param_groups"]],
+                "updates": trainer.global_step,
+            }
 
 
 def _copied(values: Mapping[str, Any]) -> dict[str, torch.Tensor]:
