@@ -7,13 +7,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
-from torchrelay.checkpoint.checkpoint_io import Path
 from torchrelay.errors import UnsupportedError
 from torchrelay.plugin import Capability
 from torchrelay.precision import Precision
@@ -21,23 +19,18 @@ from torchrelay.strategies import (
     Build,
     Needs,
     Plan,
-    ProcessGroupStrategy,
     share_buffers,
 )
 from torchrelay_deepspeed import sharded, vendor
 from torchrelay_deepspeed.caller import Caller
 from torchrelay_deepspeed.config import DeepSpeedConfig
-from torchrelay_deepspeed.conversion import Weights, read_native
 from torchrelay_deepspeed.engine_release import release
+from torchrelay_deepspeed.engine_state import EngineState
 from torchrelay_deepspeed.environ import ChangedEnviron
-from torchrelay_deepspeed.folder import is_native
 from torchrelay_deepspeed.layout import torch_optimizer
 from torchrelay_deepspeed.named import check_given_once
-from torchrelay_deepspeed.native import load_own_part, save_native
 from torchrelay_deepspeed.optimizer_state import (
-    full_optimizer_state,
     group_names,
-    load_full_optimizer_state,
     undo_first_step,
 )
 from torchrelay_deepspeed.plugin import (
@@ -55,14 +48,10 @@ from torchrelay_deepspeed.refused import refusals
 from torchrelay_deepspeed.settled import settle
 from torchrelay_deepspeed.swap_folders import SwapFolders
 from torchrelay_deepspeed.unused import reduce_unused
-from torchrelay_deepspeed.user_config import read
-from torchrelay_deepspeed.weights import full_weights, is_sharded, keep_changed, load_full_weights
-
-OWN = "deepspeed"
-"""Where a checkpoint has what only DeepSpeed counts."""
+from torchrelay_deepspeed.weights import full_weights, is_sharded, keep_changed
 
 
-class DeepSpeedStrategy(ProcessGroupStrategy):
+class DeepSpeedStrategy(EngineState):
     """One process a device; a DeepSpeed engine averages, clips and updates, and divides state between ranks.
 
     Args:
@@ -87,18 +76,12 @@ class DeepSpeedStrategy(ProcessGroupStrategy):
         whole_after_fit: bool = True,
         **options: Any,
     ) -> None:
-        super().__init__(**options)
-        self.config = read(config)
+        super().__init__(config, sharded_checkpoints=sharded_checkpoints, **options)
         self.capabilities = CAPABILITIES[self.config.stage]  # type: ignore[misc]  # of the stage, not the class
-        self.sharded_checkpoints = sharded_checkpoints
         self.whole_after_fit = whole_after_fit
-        self._took_own_part = False
         self._asked = Plan()
-        self._groups: list[list[str]] | None = None
         self._owes_update = False
         self._whole: dict[str, torch.Tensor] | None = None
-        self._counted: Mapping[str, Any] | None = None
-        self._fits = False
         self._environ = ChangedEnviron()
         self._connected = False
         self._swap = SwapFolders()
@@ -211,10 +194,6 @@ class DeepSpeedStrategy(ProcessGroupStrategy):
         self._environ.restore()
 
     # --- model ------------------------------------------------------------------------------------------
-
-    def _engine(self) -> Any:
-        """The engine; None before it is made, after it is gone, and in an evaluation that needs none."""
-        return self._model if hasattr(self._model, "save_checkpoint") else None
 
     def setup(self, module: torch.nn.Module, build: Build | None) -> None:
         """The engine takes the built optimizer; in evaluation it is needed at stage 3 alone."""
@@ -351,85 +330,3 @@ class DeepSpeedStrategy(ProcessGroupStrategy):
         self.model.step()  # type: ignore[operator]
         self._owes_update = False
         return result
-
-    # --- state ------------------------------------------------------------------------------------------
-
-    def model_state(self) -> dict[str, Any]:
-        """Whole weights in fp32, by name."""
-        engine = self._engine()
-        if engine is None:
-            return super().model_state()
-        # Of a rank that does not come, the hang watchdog learns by a collective first.
-        self.collectives.barrier("model_state")
-        return full_weights(engine, self.module)
-
-    def load_model_state(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
-        """Into the engine's copies, and into the masters that it updates."""
-        engine = self._engine()
-        if engine is None:
-            super().load_model_state(state, strict=strict)
-            return
-        self._took_own_part = (
-            self._fits
-            and strict
-            and isinstance(state, Weights)
-            and load_own_part(engine, state, self.module)
-        )
-        if not self._took_own_part:
-            load_full_weights(engine, state, self.module, strict=strict)
-
-    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """Whole moments, by parameter name."""
-        return full_optimizer_state(self.model, self.module, self._groups)
-
-    def load_optimizer_state(self, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-        """Each rank takes its part, unless it has read that with the weights."""
-        if self._took_own_part:
-            return
-        load_full_optimizer_state(self.model, state, self.module, self._groups)
-        scheduler = getattr(self.model, "lr_scheduler", None)
-        if scheduler is not None and self._counted:
-            scheduler.load_state_dict(self._counted["lr_scheduler"])
-
-    @property
-    def saves_sharded(self) -> bool:
-        """With `sharded_checkpoints`, as long as there is an engine to write them."""
-        return self.sharded_checkpoints and self._engine() is not None
-
-    def save_checkpoint(self, checkpoint: Mapping[str, Any], path: Path) -> None:
-        """A file of the canonical form, or with `sharded_checkpoints` a folder of DeepSpeed's.
-
-        The state of a scheduler that DeepSpeed made is in either.
-        """
-        scheduler = getattr(self._engine(), "lr_scheduler", None)
-        own = {} if scheduler is None else {OWN: {"lr_scheduler": scheduler.state_dict()}}
-        checkpoint = {**checkpoint, **own}
-        if "state_dict" in checkpoint:
-            super().save_checkpoint(checkpoint, path)
-        else:
-            save = partial(save_native, self.model, module=self.module, groups=self._groups)
-            sharded.save(save, checkpoint, path, self.collectives)
-
-    def load_checkpoint(self, path: Path, *, weights_only: bool = True) -> dict[str, Any]:
-        """A file, or a folder of DeepSpeed's, of which nothing is read yet but what each rank needs to begin.
-
-        The state of a scheduler that DeepSpeed made is kept for when the optimizer's is taken up.
-        """
-        if is_native(path):
-            self.collectives.barrier("load_checkpoint")
-            checkpoint = read_native(path)
-        else:
-            checkpoint = super().load_checkpoint(path, weights_only=weights_only)
-        schedulers = checkpoint.get("lr_schedulers")
-        if self.config.scheduler and schedulers and OWN not in checkpoint:
-            # Written by DeepSpeed alone, which does not tell its own scheduler from the user's.
-            checkpoint |= {OWN: {"lr_scheduler": schedulers[0]}, "lr_schedulers": []}
-        self._counted = checkpoint.get(OWN)
-        return checkpoint
-
-    def remove_checkpoint(self, path: Path) -> None:
-        """Remove a file, or a folder of DeepSpeed's, once."""
-        if self.is_global_zero and is_native(path):
-            sharded.remove(path)
-        else:
-            super().remove_checkpoint(path)
