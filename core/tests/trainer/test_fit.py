@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -297,3 +300,17 @@ def test_every_loader_is_told_the_epoch(boring, make_trainer):
     trainer = make_trainer(max_epochs=2, limit_train_batches=1)
     trainer.fit(module, {"a": [loader("x"), loader("y")], "b": loader("z")})
     assert told == [(name, epoch) for epoch in (0, 1) for name in "xyz"]
+
+
+def test_what_the_last_batch_left_is_let_go_of(boring, make_trainer):
+    class Kept(type(boring.regression())):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            self.last = weakref.ref(loss)
+            return loss
+
+    module = Kept()
+    _, trainer = run(boring, make_trainer, module=module, max_epochs=1)
+    gc.collect()
+    assert trainer.optimizers
+    assert module.last() is None

@@ -29,6 +29,8 @@ SHARDED = "ddp_sharded"
 UNITS = {"min_num_params": 50}
 """Each of the two layers is a unit, of a module that has neither's parameters itself."""
 
+FLAT = {"flatten_parameters": True}
+
 STRATEGIES = {
     "sharded": SHARDED,
     "fully": {},
@@ -114,9 +116,11 @@ ELSEWHERE = {
     "tied, fully": {"module": "Tied", "strategy": {}},
     "tied, not flattened": {"module": "Tied", "strategy": {"flatten_parameters": False}},
     "frozen, units": {"module": "Frozen", "strategy": UNITS},
+    "frozen, fully": {"module": "Frozen", "strategy": {}},
     "frozen, not flattened": {"module": "Frozen", "strategy": {"flatten_parameters": False}},
     "by step, fully": {"module": "Scheduled", "strategy": {}},
     "by layer, units": {"module": "ByLayer", "strategy": UNITS},
+    "grouped, fully": {"module": "Grouped", "strategy": {}},
     "grouped, not flattened": {"module": "Grouped", "strategy": {"flatten_parameters": False}},
     "adagrad, units": {
         "module": "Regression",
@@ -184,6 +188,8 @@ ALONE_OTHERWISE = {
         "strategy": UNITS,
         "trainer": {"precision": "16-mixed"},
     },
+    "hooks counted": {"module": "HooksCounted", "strategy": {}, "trainer": THREE},
+    "reading": {"module": "Reading", "strategy": UNITS, "do": ["fit", "validate"]},
     "without weights": {**ADAMW, "strategy": {**UNITS, "whole_after_fit": False}},
 }
 """What nobody else does in the same way."""
@@ -223,19 +229,19 @@ REFUSED = {
         "broadcast_fp16=True sends weights of fp32",
     ),
     "groups apart": (
-        {"module": "Grouped", "strategy": {}},
+        {"module": "Grouped", "strategy": FLAT},
         "the optimizer has first.weight and first.bias in different groups",
     ),
-    "left out": ({"module": "Some", "strategy": {}}, "in different groups, or only one of them"),
+    "left out": ({"module": "Some", "strategy": FLAT}, "in different groups, or only one of them"),
     "elsewhere": (
         {"module": "Elsewhere", "strategy": {}},
         "a parameter of shape (3,) that is none",
     ),
     "frozen with others": (
-        {"module": "Frozen", "strategy": {}},
+        {"module": "Frozen", "strategy": FLAT},
         "some that are trained and some that are frozen in one unit",
     ),
-    "formats with others": ({"module": "Mixed", "strategy": {}}, "in one unit"),
+    "formats with others": ({"module": "Mixed", "strategy": FLAT}, "in one unit"),
     "tied apart": (
         {"module": "Tied", "strategy": {"min_num_params": 20}},
         "embed.weight and back.weight is used in several places",
@@ -547,3 +553,19 @@ def test_values_that_cannot_be_are_refused(options, wanted):
     (name,) = options
     with pytest.raises(ConfigurationError, match=f"{name}=.* must be {wanted}"):
         FullyShardedConfig(**options)
+
+
+def test_weights_outside_of_a_step_are_empty(outcomes):
+    for rank in outcomes[0]:
+        facts = rank["reading"]["facts"]
+        assert facts.keys() == {"start", "batch", "validation", "end"}
+        for noted in facts.values():
+            assert noted
+            assert all(sizes == {"first": 0, "second": 0} for sizes in noted)
+
+
+def test_hooks_of_earlier_steps_do_not_run_again(outcomes):
+    for rank in outcomes[0]:
+        ran = rank["hooks counted"]["facts"]["ran"]
+        assert len(ran) > 14
+        assert set(ran) == {1}

@@ -77,8 +77,11 @@ class Ramp(LightningModule):
         return self.weight.sum()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Note it."""
-        self.seen.append(self.weight.detach().double().cpu().clone())
+        """Note it on rank 0: a backend may divide weights between ranks. Collective."""
+        strategy = self.trainer.strategy
+        state = strategy.model_state()
+        if strategy.is_global_zero:
+            self.seen.append(state["weight"].detach().double().cpu().clone())
 
     def configure_optimizers(self) -> Any:
         """A rate that falls with the updates."""

@@ -166,6 +166,9 @@ class FitLoop:
                 if self.at_boundary and not self.goes_on(last):
                     complete = False
                     break
+        self.batch = self.outputs = (
+            None  # with its graph it would stay in memory until the next fit
+        )
         if empty:
             raise ConfigurationError(
                 f"the training data gave no batch in epoch {self.progress.epoch}; give a data loader that is not empty "

@@ -19,6 +19,7 @@ _FLAGS = (
     "fp32_reduce_scatter",
     "whole_after_fit",
 )
+_UNDECIDED = ("flatten_parameters", "move_grads_to_cpu")
 _DTYPES = ("float16", "bfloat16", "float32")
 
 
@@ -31,8 +32,8 @@ class FullyShardedConfig:
             gathered when they compute and freed afterwards; the rest is one more.
         policy: decides instead of `min_num_params`; called as FairScale calls an `auto_wrap_policy`, with `module`,
             `recurse`, `unwrapped_params` and `module_is_root` by keyword.
-        flatten_parameters: make one tensor of all parameters of a unit, which have to be of one group of the
-            optimizer; False for groups that differ inside a unit.
+        flatten_parameters: make one tensor of all parameters of a unit. That cannot be where some are frozen, or of
+            another format or group of the optimizer than others: None leaves such a unit's parameters apart.
         reshard_after_forward: free a unit's weights after forward and gather them again for backward.
         cpu_offload: keep weights, gradients and the optimizer's state in CPU memory.
         move_grads_to_cpu: keep gradients there alone; as `cpu_offload` when None.
@@ -49,7 +50,7 @@ class FullyShardedConfig:
 
     min_num_params: int = 100_000_000
     policy: Callable[..., bool] | None = None
-    flatten_parameters: bool = True
+    flatten_parameters: bool | None = None
     reshard_after_forward: bool = True
     cpu_offload: bool = False
     move_grads_to_cpu: bool | None = None
@@ -62,7 +63,7 @@ class FullyShardedConfig:
     def __post_init__(self) -> None:
         for name in _FLAGS:
             value = getattr(self, name)
-            unset = value is None and name == "move_grads_to_cpu"
+            unset = value is None and name in _UNDECIDED
             if not isinstance(value, bool) and not unset:
                 raise self._wrong(name, "True or False")
         for name, least in (("min_num_params", 1), ("bucket_cap_mb", 0)):

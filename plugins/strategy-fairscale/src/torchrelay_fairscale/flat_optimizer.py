@@ -44,6 +44,22 @@ def group_names(
     return groups
 
 
+def alike(optimizers: Iterable[Optimizer]) -> Callable[[Iterable[nn.Parameter]], bool]:
+    """A function that says of parameters whether they may be flattened together."""
+    group_of = {
+        parameter: (number, index)
+        for number, optimizer in enumerate(optimizers)
+        for index, group in enumerate(optimizer.param_groups)
+        for parameter in group["params"]
+    }
+
+    def judge(parameters: Iterable[nn.Parameter]) -> bool:
+        kinds = {(p.requires_grad, p.dtype, group_of.get(p)) for p in parameters}
+        return len(kinds) < 2
+
+    return judge
+
+
 def take_shards(
     optimizer: Optimizer, groups: Groups, found: Iterable[Place], before: State
 ) -> None:
@@ -72,8 +88,8 @@ def take_shards(
             if group_of.get(name) != group_of.get(first):
                 raise UnsupportedError(
                     f"FairScale flattens the parameters of a unit into one, and the optimizer has {first} and {name} "
-                    "in different groups, or only one of them; write FullyShardedConfig(flatten_parameters=False), or "
-                    "a policy that keeps them apart"
+                    "in different groups, or only one of them; write FullyShardedConfig() without "
+                    "flatten_parameters=True, or a policy that keeps them apart"
                 )
         if first in group_of:
             optimizer.param_groups[group_of[first]]["params"].append(place.parameter)

@@ -24,7 +24,7 @@ from torchrelay.strategies import (
 )
 from torchrelay_fairscale import flat_optimizer, units, vendor
 from torchrelay_fairscale.config import COMPUTE_DTYPES, FullyShardedConfig
-from torchrelay_fairscale.plugin import FULLY_SHARDED, NEEDS_STREAMS
+from torchrelay_fairscale.plugin import FULLY_SHARDED, NEEDS_STREAMS, SYNC_BATCHNORM_NEEDS_GPUS
 from torchrelay_fairscale.precision import FullyShardedPrecision
 
 _OUTER = "module."
@@ -49,6 +49,8 @@ class DDPFullyShardedStrategy(ProcessGroupStrategy):
         self.config = config or FullyShardedConfig()
         self._groups: list[flat_optimizer.Groups] = []
         self._whole: dict[str, torch.Tensor] | None = None
+        self._views: list[tuple[nn.Module, str]] = []
+        self._shards: list[nn.Parameter] = []
         self._fits = False
 
     # --- what it can do ---------------------------------------------------------------------------------
@@ -58,6 +60,8 @@ class DDPFullyShardedStrategy(ProcessGroupStrategy):
         reasons = super().refusals(needs)
         if self.accelerator.name not in self.runs_on:
             reasons.append(f"accelerator={self.accelerator.name!r}: {NEEDS_STREAMS}")
+        if self.sync_batchnorm and self.accelerator.name == "cpu":
+            reasons.append(f"sync_batchnorm=True: {SYNC_BATCHNORM_NEEDS_GPUS}")
         return [*reasons, *self.config.contradictions(needs.precision)]
 
     def adapt_precision(self, precision: Precision) -> Precision:
@@ -70,6 +74,8 @@ class DDPFullyShardedStrategy(ProcessGroupStrategy):
     def settings(self) -> dict[str, Any]:
         """The arguments that go to FairScale's wrapper."""
         chosen = self.config.sharding(self.precision_plugin.name)
+        if chosen["flatten_parameters"] is None:
+            chosen["flatten_parameters"] = flat_optimizer.alike(self.optimizers)
         for name in ("compute_dtype", "buffer_dtype"):
             chosen[name] = chosen[name] and getattr(torch, chosen[name])
         return {
@@ -90,12 +96,13 @@ class DDPFullyShardedStrategy(ProcessGroupStrategy):
         outer = self._model
         super().unwrap()
         if outer is not None:
+            vendor.disconnect_units(outer)
             units.unshard(self.module, outer, self._whole)
             for name, buffer in self.module.named_buffers():
                 if self._whole is not None and name in self._whole:
                     buffer.data = self._whole[name]
             vendor.forget_groups()
-        self._whole = None
+        self._whole, self._views, self._shards = None, [], []
         del outer
         # A process group that something still refers to stays connected, and a rank that waits for this one waits on.
         gc.collect()
@@ -156,6 +163,9 @@ class DDPFullyShardedStrategy(ProcessGroupStrategy):
                 f"{' and '.join(apart)} is used in several places, and FairScale would shard it in one unit alone; "
                 "keep them in one unit by a larger min_num_params, or by a policy"
             )
+        self._views = units.views(self.model)
+        self._shards = [place.parameter for place in self._places]
+        units.hide(self._views)
 
     def _outer_settings(self) -> dict[str, Any]:
         settings = self.settings
@@ -199,8 +209,22 @@ class DDPFullyShardedStrategy(ProcessGroupStrategy):
 
     def raw_step(self, name: str) -> Callable[..., Any]:
         """Every step goes through the wrapper, which gathers the weights."""
-        model = self.model
-        return lambda *args, **kwargs: model(name, *args, **kwargs)
+        model, views = self.model, self._views
+        if name == "training_step":
+            return lambda *args, **kwargs: model(name, *args, **kwargs)
+
+        def evaluate(*args: Any, **kwargs: Any) -> Any:
+            output = model(name, *args, **kwargs)
+            units.hide(views)
+            return output
+
+        return evaluate
+
+    def run_backward(self, loss: torch.Tensor) -> None:
+        """After it, weights are there no more."""
+        super().run_backward(loss)
+        units.forget_hooks(self._shards)
+        units.hide(self._views)
 
     def accumulating(self) -> AbstractContextManager[Any]:
         """Gradients of a micro-batch that ends no window stay local, and whole."""
@@ -229,6 +253,7 @@ class DDPFullyShardedStrategy(ProcessGroupStrategy):
     def _gathered(self) -> dict[str, Any]:
         units.settle(self.model)
         state = self.model.state_dict()
+        units.hide(self._views)
         return {name.removeprefix(_OUTER): value for name, value in state.items()}
 
     def model_state(self) -> dict[str, Any]:
@@ -252,6 +277,8 @@ class DDPFullyShardedStrategy(ProcessGroupStrategy):
                 f"the checkpoint does not fit {type(self.module).__name__}: {told}; load it into the model that it was "
                 "saved from, or what fits of it with strict=False"
             ) from error
+        finally:
+            units.hide(self._views)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """Whole moments, by parameter name."""

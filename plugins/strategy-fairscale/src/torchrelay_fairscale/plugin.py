@@ -53,6 +53,10 @@ FULLY_SHARDED = Capabilities(
         ),
         Capability.GRADIENTS_VISIBLE: unsupported(f"{_PART_EACH}, flattened; use ddp_sharded"),
         Capability.WHOLE_WEIGHTS: unsupported(f"{_PART_EACH}; use ddp_sharded"),
+        Capability.UNUSED_LEFT_OUT: unsupported(
+            "those of a unit are reduced and updated together, with zeros for what took no part, so that momentum and "
+            "weight decay go on for it; use ddp_sharded"
+        ),
         Capability.UNEVEN_EVALUATION: unsupported(
             "ranks gather each other's weights, so all of them have to take as many steps"
         ),

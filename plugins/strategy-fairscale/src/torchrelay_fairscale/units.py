@@ -97,6 +97,44 @@ def settle(outer: nn.Module) -> None:
             sharded._use_fp32_param_shard()  # noqa: SLF001
 
 
+def forget_hooks(found: Iterable[Any]) -> None:
+    """Take from shards the hooks that a backward has run.
+
+    0.4.13 adds one to each at every forward and removes none, so that all earlier ones would run again at every step.
+
+    Args:
+        found: parameters of units.
+    """
+    for parameter in found:
+        _, handle = vars(parameter).pop("_shard_bwd_hook", (None, None))
+        if handle is not None:
+            handle.remove()
+
+
+def views(outer: nn.Module) -> list[tuple[nn.Module, str]]:
+    """The modules that have views of flattened parameters in the place of their own, and the key of each."""
+    flattened = [p for unit in filter(is_unit, outer.modules()) for p in _flat(unit)]
+    own = [(owner, key) for p in flattened for _, owner, key in p._param_infos]  # noqa: SLF001
+    shared = [(info[2], info[3]) for p in flattened for info in p._shared_param_infos]  # noqa: SLF001
+    return [*own, *shared]
+
+
+def _flat(unit: Any) -> list[Any]:
+    return [p for p in unit.params if hasattr(p, "_param_infos")]
+
+
+def hide(found: Iterable[tuple[nn.Module, str]]) -> None:
+    """Let views of flattened parameters be empty until the next forward.
+
+    FairScale frees the memory under them when a unit has computed; whoever reads them then ends the process.
+    """
+    for owner, key in found:
+        vars(owner)[key] = _NOTHING
+
+
+_NOTHING = torch.empty(0)
+
+
 def without_wrappers(text: str) -> str:
     """A text in whose dotted names the wrappers do not appear."""
     return re.sub(rf"\b({'|'.join(_BETWEEN)})(\.|\b)", "", text)

@@ -7,12 +7,13 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from typing import Any
 
 from torchrelay.errors import ConfigurationError, UnsupportedError
 from torchrelay_fairscale.plugin import INSTALL
-from torchrelay_fairscale.units import is_unit
+from torchrelay_fairscale.units import forget_hooks, is_unit
 
 OLDEST, BEYOND = (0, 4, 13), (0, 5)
 """FairScale's releases from the first to before the second are the ones that were run."""
@@ -77,9 +78,20 @@ def disconnect_optimizer(optimizer: Any) -> None:
 # --- fully sharded --------------------------------------------------------------------------------------
 
 
+@cache
 def _fully_sharded() -> Any:
+    """FairScale's wrapper, for which `flatten_parameters` may be a function that decides for a unit's parameters."""
     _hush()
-    return import_module("fairscale.nn.data_parallel").FullyShardedDataParallel
+    wrapper: Any = import_module("fairscale.nn.data_parallel").FullyShardedDataParallel
+
+    class Unit(wrapper):  # type: ignore[misc]  # a class that only exists when FairScale does
+        def __init__(self, module: Any, flatten_parameters: Any, **settings: Any) -> None:
+            if callable(flatten_parameters):
+                own = [p for p in module.parameters() if not hasattr(p, "_is_sharded")]
+                flatten_parameters = flatten_parameters(own)
+            super().__init__(module, flatten_parameters=flatten_parameters, **settings)
+
+    return Unit
 
 
 def _hush() -> None:
@@ -142,9 +154,22 @@ def _told() -> Iterator[None]:
             if words in str(error):
                 raise UnsupportedError(
                     f"FairScale flattens the parameters of a unit into one, and there are {what} in one unit; write "
-                    "FullyShardedConfig(flatten_parameters=False), or a policy that keeps them apart"
+                    "FullyShardedConfig() without flatten_parameters=True, or a policy that keeps them apart"
                 ) from error
         raise
+
+
+def disconnect_units(outer: Any) -> None:
+    """Let go of the process groups that units refer to.
+
+    The reducer of 0.4.13, with a group for each of its buckets, stays in the cache of a method of its own.
+    """
+    for unit in filter(is_unit, outer.modules()):
+        if getattr(unit, "_reducer", None) is not None:
+            unit._reducer.buckets.clear()  # noqa: SLF001
+            type(unit._reducer)._get_shard_size.cache_clear()  # noqa: SLF001
+        forget_hooks(unit.params)
+        unit.process_group = unit.process_group_reduce_scatter = unit._reducer = None  # noqa: SLF001
 
 
 def forget_groups() -> None:

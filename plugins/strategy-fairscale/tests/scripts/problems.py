@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,53 @@ class Some(Regression):
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD([*self.first.parameters(), self.second.weight], lr=0.05)
+
+
+class Reading(Regression):
+    """Notes how much of the weights there is, wherever a hook may look."""
+
+    def note(self, where: str) -> None:
+        sizes = {
+            n: sum(p.numel() for p in (layer.weight, layer.bias))
+            for n, layer in self.named_children()
+        }
+        self.facts.setdefault(where, []).append(sizes)
+
+    def on_train_start(self) -> None:
+        self.note("start")
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.note("batch")
+
+    def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.note("validation")
+
+    def on_train_end(self) -> None:
+        self.trainer.strategy.model_state()
+        self.note("end")
+
+
+class HooksCounted(Regression):
+    """Counts how often FairScale's hook on gradients runs in each step."""
+
+    def on_train_start(self) -> None:
+        self.ran = 0
+        self.kind = import_module("fairscale.nn.data_parallel").FullyShardedDataParallel
+        self.usual = usual = self.kind._post_backward_hook
+
+        def counted(unit: Any, *arguments: Any) -> Any:
+            self.ran += 1
+            return usual(unit, *arguments)
+
+        self.kind._post_backward_hook = counted
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.facts.setdefault("ran", []).append(self.ran)
+        self.ran = 0
+
+    def on_train_end(self) -> None:
+        self.kind._post_backward_hook = self.usual
+        del self.kind, self.usual
 
 
 class Elsewhere(Regression):
@@ -401,7 +449,9 @@ class Sized(Regression):
         self.facts["state"] = sum(value.numel() for value in states)
         self.facts["parameters"] = sum(p.numel() for p in model.parameters())
         self.facts["units"] = [
-            path for path, each in model.named_modules() if type(each).__name__.startswith("Fully")
+            path
+            for path, each in model.named_modules()
+            if any(kind.__name__ == "FullyShardedDataParallel" for kind in type(each).__mro__)
         ]
 
 
