@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import sys
 
 import pytest
@@ -139,6 +140,23 @@ def test_a_checkpoint_io_beside_it_is_refused():
 
     message = _refusal(checkpoint_io=AsyncCheckpointIO())
     assert "the checkpoint_io that is given beside it would not be used" in message
+
+
+def test_state_on_nvme_is_refused(tmp_path):
+    disk = {"device": "nvme", "nvme_path": str(tmp_path)}
+    message = _refusal(config={"zero_optimization": {"stage": 3, "offload_optimizer": disk}})
+    assert "goes on from such a folder without ever updating a weight" in message
+
+
+def test_a_folder_with_state_that_nvme_held_is_refused(run, saved, shared):
+    kind = "3-32-true"
+    copy = shared.folder / f"held-{kind}" / "last.ckpt"
+    shutil.copytree(shared.folder / kind / "last.ckpt", copy)
+    step = (copy / "latest").read_text()
+    (copy / step / "offloaded_tensors").mkdir()
+    message = run("held", 2, (kind,))[kind]["message"]
+    assert f"{step} has the optimizer's state as NVMe held it" in message
+    assert "save checkpoints that are not sharded" in message
 
 
 def _refusal(**components):

@@ -102,7 +102,7 @@ def read_native(path: str | PathLike[str]) -> State:
     """
     folder = native_folder(path)
     heads = [load_plain(each) for each in folder.model]
-    if (folder.path / "offloaded_tensors").exists():
+    if was_on_nvme(folder):
         return _as_nvme_held_it(folder, heads[0])
     notes = heads[0].get(NOTES, {})
     prefix = notes.get("prefix", "")
@@ -119,6 +119,11 @@ def read_native(path: str | PathLike[str]) -> State:
     return {**found, **client_state(heads[0])}
 
 
+def was_on_nvme(folder: NativeFolder) -> bool:
+    """Whether the optimizer's state is in it as files of NVMe, in no form that is known."""
+    return (folder.path / "offloaded_tensors").exists()
+
+
 def _as_nvme_held_it(folder: NativeFolder, head: State) -> State:
     prefix = head.get(NOTES, {}).get("prefix", "")
     refused = partial(_refuse_nvme, folder)
@@ -130,8 +135,8 @@ def _as_nvme_held_it(folder: NativeFolder, head: State) -> State:
 
 def _refuse_nvme(folder: NativeFolder) -> Any:
     raise CheckpointError(
-        f"{folder.path} has the optimizer's state as NVMe held it, which only an engine of the same kind and number of "
-        "processes reads; resume there, and save a checkpoint that is not sharded"
+        f"{folder.path} has the optimizer's state as NVMe held it, from which DeepSpeed 0.19.8 goes on without ever "
+        "updating a weight, and does not say so; save checkpoints that are not sharded"
     )
 
 

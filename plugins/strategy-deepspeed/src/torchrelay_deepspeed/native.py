@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from torchrelay.errors import CheckpointError
-from torchrelay_deepspeed.conversion import NOTES, Weights, client_state, read_native
+from torchrelay_deepspeed.conversion import NOTES, Weights, client_state, read_native, was_on_nvme
 from torchrelay_deepspeed.layout import places, torch_optimizer
 from torchrelay_deepspeed.loss_scale import load_loss_scale, loss_scale_state
 from torchrelay_deepspeed.optimizer_state import Groups, load_full_optimizer_state, relink
@@ -94,12 +94,13 @@ def load_own_part(engine: Any, weights: Weights, module: nn.Module) -> bool:
 
     Returns:
         Whether it was done. It is not, and nothing is changed, in an engine with another number of processes, another
-        configuration of what decides the layout, or a model of other parameters.
+        configuration of what decides the layout, or a model of other parameters; nor with state that was on NVMe, from
+        which an engine of 0.19.8 goes on without updating.
 
     Raises:
         CheckpointError: the folder cannot be read.
     """
-    if not _is_of_same_layout(engine, weights, module):
+    if was_on_nvme(weights.folder) or not _is_of_same_layout(engine, weights, module):
         return False
     folder = weights.folder.path
     try:

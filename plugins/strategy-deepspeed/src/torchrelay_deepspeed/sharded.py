@@ -18,6 +18,11 @@ OWN_WRITER = (
     "be used; leave one of them out"
 )
 
+NOT_FROM_NVME = (
+    "sharded_checkpoints=True with state on NVMe: DeepSpeed 0.19.8 goes on from such a folder without ever updating a "
+    "weight, and does not say so; leave sharded_checkpoints out"
+)
+
 NO_AVERAGES = (
     "a folder that DeepSpeed writes has no place for other weights; leave sharded_checkpoints out"
 )

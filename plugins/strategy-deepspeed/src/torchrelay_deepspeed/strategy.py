@@ -95,6 +95,8 @@ class DeepSpeedStrategy(EngineState):
             reasons.append(f"sync_batchnorm=True: {SYNC_BATCHNORM_NEEDS_GPUS}")
         if self.sharded_checkpoints and "checkpoint_io" in self.given:
             reasons.append(sharded.OWN_WRITER)
+        if self.sharded_checkpoints and self.config.on_nvme:
+            reasons.append(sharded.NOT_FROM_NVME)
         if not reasons:
             settle(
                 self.config, plan=needs.plan, precision=needs.precision, world_size=self.world_size

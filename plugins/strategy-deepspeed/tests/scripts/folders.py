@@ -9,6 +9,7 @@ A kind is a stage and a precision, such as `3-bf16-mixed`. The tasks leave, by k
     ddp      go on from them without DeepSpeed
     bare     folders that DeepSpeed alone has written
     full     a folder that cannot be written
+    held     go on from folders with state that NVMe held, in as many processes
 """
 
 from __future__ import annotations
@@ -151,6 +152,16 @@ def full(kind: str, devices: int, folder: Path) -> dict[str, Any]:
 
     fit(kind, devices, 1, callbacks=[Fails()])
     return {"messages": messages, "files": sorted(os.listdir(place.parent))}
+
+
+def held(kind: str, devices: int, folder: Path) -> dict[str, Any]:
+    """DeepSpeed keeps what NVMe held in a folder of that name."""
+    last = folder / f"held-{kind}" / "last.ckpt"
+    try:
+        fit(kind, devices, EPOCHS, ckpt_path=last)
+    except CheckpointError as error:
+        return {"message": str(error)}
+    return {"message": ""}
 
 
 def main(task: str, devices: int, folder: Path, kinds: list[str]) -> None:
