@@ -94,7 +94,7 @@ class TestStrategy:
         text = one_line(caught.value)
         assert text.startswith("no strategy is called 'acme-fats', did you mean 'acme_fast'?")
         assert "available: single_device, acme_fast" in text
-        assert 'pip install "torchrelay[ddp]" would add ddp, ' in text
+        assert 'pip install "torchrelay[NAME]", where NAME is one of ddp, ' in text
         assert "installed, but broken: broken 1.0: " in text
         assert "No module named 'no_such_sdk'" in text
 

@@ -134,7 +134,9 @@ class Absence:
         if self.pin:
             pinnable = dict.fromkeys(plugin.distribution for plugin in self.discovery.plugins)
             parts.append(f"distributions that can be pinned: {', '.join(pinnable)}")
-        parts += [f"{b.install} would add {_some(b.aliases, 3)}" for b in installable]
+        if installable:
+            names = ", ".join(backend.extra for backend in installable)
+            parts.append(f'more with pip install "torchrelay[NAME]", where NAME is one of {names}')
         parts += [f"installed, but broken: {failure}" for failure in self.discovery.failures]
         parts += [
             f"switched off by the environment variable {DISABLE_VARIABLE}: {plugin.distribution}"
