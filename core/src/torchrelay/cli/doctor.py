@@ -73,11 +73,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _stands_for(name: str, registry: Registry) -> set[str]:
     """Names of what is meant by a name: its own, and those of who provides a strategy that is called so."""
-    owners = {offer.owner.distribution for offer in registry.strategies if offer.spec.alias == name}
+    meant = {name, *(o.owner.distribution for o in registry.strategies if o.spec.alias == name)}
     backend = backend_of_alias(name)
-    return {
-        normalized(each) for each in (name, *owners, *([backend.distribution] if backend else []))
-    }
+    if backend is not None:
+        meant.add(backend.distribution)
+    return set(map(normalized, meant))
 
 
 def _names(each: Plugin | Diagnosis) -> set[str]:

@@ -166,9 +166,7 @@ class FitLoop:
                 if self.at_boundary and not self.goes_on(last):
                     complete = False
                     break
-        self.batch = self.outputs = (
-            None  # with its graph it would stay in memory until the next fit
-        )
+        self.batch = self.outputs = None  # they would keep data and a graph until the next fit
         if empty:
             raise ConfigurationError(
                 f"the training data gave no batch in epoch {self.progress.epoch}; give a data loader that is not empty "
@@ -355,8 +353,7 @@ class FitLoop:
 
     def compute(self) -> torch.Tensor | None:
         """Forward and backward of the current batch; the first of a window clears the gradients before."""
-        outputs = self.strategy.training_step(self.batch, self.batch_idx)
-        self.outputs = outputs
+        self.outputs = outputs = self.strategy.training_step(self.batch, self.batch_idx)
         if self.in_window == 0:
             self.zero_grad()
         loss = loss_of(outputs)

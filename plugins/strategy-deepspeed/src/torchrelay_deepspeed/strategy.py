@@ -15,12 +15,7 @@ from torch.optim import Optimizer
 from torchrelay.errors import UnsupportedError
 from torchrelay.plugin import Capability
 from torchrelay.precision import Precision
-from torchrelay.strategies import (
-    Build,
-    Needs,
-    Plan,
-    share_buffers,
-)
+from torchrelay.strategies import Build, Needs, Plan, share_buffers
 from torchrelay_deepspeed import sharded, vendor
 from torchrelay_deepspeed.caller import Caller
 from torchrelay_deepspeed.config import DeepSpeedConfig
@@ -29,21 +24,14 @@ from torchrelay_deepspeed.engine_state import EngineState
 from torchrelay_deepspeed.environ import ChangedEnviron
 from torchrelay_deepspeed.layout import torch_optimizer
 from torchrelay_deepspeed.named import check_given_once
-from torchrelay_deepspeed.optimizer_state import (
-    group_names,
-    undo_first_step,
-)
+from torchrelay_deepspeed.optimizer_state import group_names, undo_first_step
 from torchrelay_deepspeed.plugin import (
     CAPABILITIES,
     FP16_NEEDS_HARDWARE,
     SYNC_BATCHNORM_NEEDS_GPUS,
     UPDATES_ALWAYS,
 )
-from torchrelay_deepspeed.precision import (
-    FORMATS,
-    DeepSpeedPrecision,
-    cpu_has_fp16,
-)
+from torchrelay_deepspeed.precision import FORMATS, DeepSpeedPrecision, cpu_has_fp16
 from torchrelay_deepspeed.refused import refusals
 from torchrelay_deepspeed.settled import settle
 from torchrelay_deepspeed.swap_folders import SwapFolders

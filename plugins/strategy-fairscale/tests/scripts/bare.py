@@ -10,8 +10,6 @@ from problems import BATCH, Regression, data, leave, state_of
 from torch.nn.functional import mse_loss
 from torch.nn.parallel import DistributedDataParallel
 
-from torchrelay_fairscale import vendor  # noqa: F401 - what it knows of FairScale
-
 UPDATES = 7
 
 
