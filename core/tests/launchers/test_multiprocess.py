@@ -253,6 +253,31 @@ def test_no_orphan_when_the_parent_is_ended(run, program, gone, number):
     assert err.count("KeyboardInterrupt") == (number == signal.SIGINT)
 
 
+def test_each_rank_has_its_session_and_is_told_of_an_interruption(run, program, gone):
+    process = run(
+        """
+def work(environment):
+    rank = environment.global_rank
+    open(f"pid{rank}", "w").write(f"{os.getpid()} {os.getsid(0)}\\n")
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        open(f"asked{rank}", "w").write("yes\\n")
+        raise
+""",
+        "launch(work)",
+    )
+    lines = [line.split() for line in program.wait_for("pid0", "pid1")]
+    assert len({session for _, session in lines} | {str(process.pid)}) == 3
+    # As a terminal does it, in whose foreground no rank is.
+    os.kill(process.pid, signal.SIGINT)
+    code, _, err = finish(process)
+    assert code != 0
+    assert err.count("KeyboardInterrupt") == 1, err
+    assert program.wait_for("asked0", "asked1") == ["yes", "yes"]
+    assert gone(*(int(pid) for pid, _ in lines), within=0)
+
+
 def test_a_result_that_cannot_be_sent_back(run):
     code, _, err = finish(
         run(

@@ -281,6 +281,37 @@ def test_an_interrupted_parent_ends_the_others(program, gone):
     assert gone(child, within=0)
 
 
+INTERRUPTED = """
+    def work(environment):
+        connect(environment)
+        dist.barrier()
+        open(f"pid{environment.global_rank}", "w").write(f"{os.getpid()} {os.getsid(0)}\\n")
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt:
+            open(f"asked{environment.global_rank}", "w").write("yes\\n")
+            raise
+
+    launch(work)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs sessions")
+def test_each_rank_has_its_session_and_is_told_of_an_interruption(program, gone):
+    program.write(INTERRUPTED)
+    process = program.start()
+    lines = [line.split() for line in program.wait_for("pid0", "pid1")]
+    (parent, first), (child, second) = (map(int, line) for line in lines)
+    assert first != second
+    # As a terminal does it, in whose foreground the other rank is not.
+    os.kill(parent, signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert err.count("KeyboardInterrupt") == 1, err
+    assert program.wait_for("asked0", "asked1") == ["yes", "yes"]
+    assert gone(child, within=0)
+
+
 @pytest.mark.parametrize(
     ("end", "status", "message"),
     [

@@ -31,6 +31,7 @@ from torchrelay.launchers.interruption import Interrupted, handing_on
 from torchrelay.launchers.launcher import Launcher
 from torchrelay.launchers.pickling import load, save
 from torchrelay.launchers.rendezvous import host_store
+from torchrelay.launchers.sessions import handing_on_keyboard, may_part
 from torchrelay.launchers.settings import Settings
 from torchrelay.launchers.supervision import refuse_nested_launch
 from torchrelay.launchers.threads import VARIABLE as THREADS
@@ -126,23 +127,28 @@ class MultiProcessingLauncher(Launcher):
         )
         options = [option for option in Program.current().options if option != "-i"]
         command = [sys.executable, *options, "-c", code]
+        parted = may_part()
         return lambda: {
             seat.rank: subprocess.Popen(
-                command, env={**os.environ, **seat.variables(), **limit}, stdin=subprocess.DEVNULL
+                command,
+                env={**os.environ, **seat.variables(), **limit},
+                stdin=subprocess.DEVNULL,
+                start_new_session=parted,
             )
             for seat in seats
         }
 
     def _fork(self, job: Job, seats: list[Seat]) -> Callable[[], Mapping[int, Process]]:
-        return lambda: {seat.rank: _Forked(job, seat, share(len(seats))) for seat in seats}
+        threads, parted = share(len(seats)), may_part()
+        return lambda: {seat.rank: _Forked(job, seat, threads, parted) for seat in seats}
 
 
 class _Forked:
     """A forked process, with the methods of `subprocess.Popen` that a crew needs."""
 
-    def __init__(self, job: Job, seat: Seat, threads: int | None) -> None:
+    def __init__(self, job: Job, seat: Seat, threads: int | None, parted: bool) -> None:
         fork = multiprocessing.get_context("fork")
-        self._process = fork.Process(target=forked, args=(job, seat, threads))
+        self._process = fork.Process(target=forked, args=(job, seat, threads, parted))
         with warnings.catch_warnings():
             # Python 3.12 warns of every fork beside threads, and torch always has some. What such a fork could
             # break, an OpenMP pool, is avoided by forking from a fresh thread (`start_in_thread`).
@@ -174,7 +180,8 @@ def _attend(
     over = threading.Event()
     try:
         crew = Crew(start_in_thread(start, until=over), folder)
-        with handing_on(numbers, crew.send, crew.stop) as request:
+        keyboard = handing_on_keyboard(crew.send)
+        with keyboard, handing_on(numbers, crew.send, crew.stop) as request:
             try:
                 crew.wait_until(lambda: crew.failed or crew.all_gone)
             except BaseException:

@@ -26,6 +26,7 @@ from torchrelay.launchers.failure import LAG, earliest, mark
 from torchrelay.launchers.interruption import Interrupted
 from torchrelay.launchers.launcher import Launcher
 from torchrelay.launchers.rendezvous import host_store
+from torchrelay.launchers.sessions import handing_on_keyboard, may_part
 from torchrelay.launchers.supervision import refuse_nested_launch
 from torchrelay.launchers.threads import VARIABLE as THREADS
 from torchrelay.launchers.threads import limited_to, share
@@ -93,6 +94,7 @@ class ScriptRun:
 
     def __init__(self, num_processes: int) -> None:
         command, directory = command_line()
+        parted = may_part()
         show_user_errors_as_one_line()
         self._reports = Path(tempfile.mkdtemp(prefix="torchrelay-"))
         self._store = host_store()
@@ -118,6 +120,7 @@ class ScriptRun:
                     cwd=directory,
                     env=_variables(replace(self.seat, rank=rank, local_rank=rank)),
                     stdin=subprocess.DEVNULL,
+                    start_new_session=parted,
                 )
                 for rank in range(1, num_processes)
             }
@@ -163,7 +166,8 @@ class ScriptRun:
         )
         watcher.start()
         try:
-            return function(*args)
+            with handing_on_keyboard(self._crew.send):
+                return function(*args)
         except BaseException as error:
             seen = mark(error)
             done.set()

@@ -70,8 +70,10 @@ def spawned() -> None:
     _run(job, seat)
 
 
-def forked(job: Job, seat: Seat, threads: int | None) -> None:
-    """Be a copy of the launching process."""
+def forked(job: Job, seat: Seat, threads: int | None, parted: bool) -> None:
+    """Be a copy of the launching process, in a session of its own where `parted` says so."""
+    if parted:
+        os.setsid()
     os.environ.update(seat.variables())
     try:
         guard_worker()

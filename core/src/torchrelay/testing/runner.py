@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -54,8 +55,8 @@ def run_program(program: Program, subject: Subject, folder: Path, ranks: int) ->
         except subprocess.TimeoutExpired:
             status = None
         ended = time.monotonic()
-        survivors = tuple(pid for pid in members(process.pid) if pid != process.pid)
-        _end(process)
+        survivors = tuple(pid for pid in members(process.pid, temporary) if pid != process.pid)
+        _end(process, survivors)
     return Outcome(
         folder=results,
         ranks=ranks,
@@ -94,26 +95,43 @@ def environment(subject: Subject, temporary: Path) -> dict[str, str]:
     }
 
 
-def members(group: int) -> list[int]:
-    """The living processes of a process group, as far as the system tells."""
-    try:
-        os.killpg(group, 0)
-    except (ProcessLookupError, PermissionError):
-        return []
+def members(group: int, temporary: Path) -> list[int]:
+    """The living processes of a program, as far as the system tells.
+
+    Args:
+        group: process group that the program was started in.
+        temporary: its folder of temporary files; it is named in the environment of processes that the program has
+            started in sessions of their own.
+    """
     stats = list(Path("/proc").glob("[0-9]*/stat"))
     if not stats:
-        return [group]
+        return [group] if _exists(group) else []
+    mark = f"TMPDIR={temporary}\0".encode()
     found = []
     for path in stats:
+        # Ended meanwhile, or another user's.
         with suppress(OSError):
             # After the name, which may hold blanks: state, parent, process group.
             state, _, its_group = path.read_text().rpartition(")")[2].split()[:3]
-            if int(its_group) == group and state != "Z":
+            if state != "Z" and (
+                int(its_group) == group or mark in path.with_name("environ").read_bytes()
+            ):
                 found.append(int(path.parent.name))
     return found
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def _end(process: subprocess.Popen[bytes], survivors: Iterable[int]) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
+    for pid in survivors:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
     process.wait()

@@ -18,8 +18,11 @@ from torchrelay.strategies import SingleDeviceStrategy
 from torchrelay.testing import Subject
 
 # Until the kit removes the folder of the program's temporary files.
-WAIT = "import os, time\nwhile os.path.exists(os.environ['TMPDIR']): time.sleep(0.2)"
-HELPER = [sys.executable, "-c", WAIT]
+WAIT = "import os, sys, time\nwhile os.path.exists(sys.argv[1]): time.sleep(0.2)"
+
+
+def start_helper(**options: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", WAIT, os.environ["TMPDIR"]], **options)
 
 
 class QuietBeforeTraining(SingleDeviceStrategy):
@@ -97,7 +100,7 @@ class LeavesAHelper(SingleDeviceStrategy):
 
     def setup_environment(self) -> None:
         super().setup_environment()
-        self.helper = subprocess.Popen(HELPER)
+        self.helper = start_helper()
 
 
 class LeavesVariables(SingleDeviceStrategy):
@@ -115,7 +118,8 @@ class LeavesAPort(SingleDeviceStrategy):
         super().setup_environment()
         self.door = socket.create_server(("127.0.0.1", 0))
         kept = (self.door.fileno(),)
-        self.helper = subprocess.Popen(HELPER, pass_fds=kept, start_new_session=True)
+        # Without the environment by which the kit would know it for its own.
+        self.helper = start_helper(pass_fds=kept, start_new_session=True, env={})
 
 
 class TrainsOnce(SingleDeviceStrategy):

@@ -23,4 +23,7 @@ def fail(context: Any) -> None:
 
 def litter(context: Any) -> None:
     Path("litter").touch()
-    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    for own in (False, True):
+        subprocess.Popen(
+            [sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=own
+        )
