@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.autograd.function import once_differentiable
 
 from torchrelay.collectives.collectives import Collectives, ReduceOp
+from torchrelay.collectives.gathering import gather_with_gradients
 from torchrelay.collectives.packing import (
     as_tensor,
     check_op,
@@ -21,6 +21,7 @@ from torchrelay.collectives.packing import (
     reduce_together,
     to_bytes,
 )
+from torchrelay.collectives.parcels import pack, unpack
 from torchrelay.collectives.store import open_store
 from torchrelay.environments.environment import ClusterEnvironment
 from torchrelay.errors import ConfigurationError, LaunchError, TorchrelayError
@@ -35,8 +36,6 @@ _OPS = {
 }
 
 _HOST_BACKENDS = ("gloo", "mpi")
-
-_Exchange = Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
 
 PATIENCE = 5.0
 """Seconds that `close` gives the backend to finish; what is left then ends with the process."""
@@ -143,9 +142,9 @@ class TorchCollectives(Collectives):
         """
         leaves, rebuild = flatten(value)
         tensors = [as_tensor(leaf) for leaf in leaves]
-        return rebuild(
-            self._gather_with_gradients(tensors) if sync_grads else self._gather(tensors)
-        )
+        if not sync_grads:
+            return rebuild(self._gather(tensors))
+        return rebuild(gather_with_gradients(tensors, self._gather, self._own_slices))
 
     def broadcast(self, value: Any, src: int = 0) -> Any:
         """Return rank `src`'s value, any object that can be pickled, on every rank.
@@ -153,16 +152,16 @@ class TorchCollectives(Collectives):
         Tensors on the sender's device arrive on the receiver's.
         """
         self._require_connection()
-        parcel: list[Any] = [self._pack(value) if self._rank == src else None]
+        parcel: list[Any] = [pack(value, self._device) if self._rank == src else None]
         dist.broadcast_object_list(parcel, src=src, device=self._wire)
-        return value if self._rank == src else self._unpack(*parcel[0])
+        return value if self._rank == src else unpack(*parcel[0], self._device)
 
     def gather_objects(self, value: Any) -> list[Any]:
         """Every rank's value, any object that can be pickled, in rank order, on every rank."""
         self._require_connection()
         parcels: list[Any] = [None] * self._world_size
-        dist.all_gather_object(parcels, self._pack(value))
-        return [self._unpack(*parcel) for parcel in parcels]
+        dist.all_gather_object(parcels, pack(value, self._device))
+        return [unpack(*parcel, self._device) for parcel in parcels]
 
     def barrier(self, name: str = "") -> None:
         """Wait until all ranks have come here."""
@@ -242,62 +241,12 @@ class TorchCollectives(Collectives):
         dist.all_gather(list(rows.unbind(0)), payload)
         return from_bytes(rows, tensors)
 
-    def _gather_with_gradients(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-        # Formats are the same on all ranks, `requires_grad` need not be: only the former may decide.
-        smooth = [tensor for tensor in tensors if _has_gradient(tensor)]
-        gathered = iter(_gather(self._gather, self._own_slices, *smooth) if smooth else ())
-        rest = iter(self._gather([tensor for tensor in tensors if not _has_gradient(tensor)]))
-        return [next(gathered if _has_gradient(tensor) else rest) for tensor in tensors]
-
     def _own_slices(self, gradients: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         totals = self._reduce(gradients, dist.ReduceOp.SUM)
         return [
             total[self._rank].to(gradient.device, gradient.dtype)
             for total, gradient in zip(totals, gradients, strict=True)
         ]
-
-    def _pack(self, value: Any) -> tuple[Any, list[int]]:
-        """The value with its accelerator tensors moved to the CPU, and which of its leaves those were."""
-        if self._device.type == "cpu":
-            return value, []
-        leaves, rebuild = flatten(value)
-        moved = [i for i, leaf in enumerate(leaves) if _on_accelerator(leaf)]
-        for i in moved:
-            leaves[i] = leaves[i].cpu()
-        return (rebuild(leaves) if moved else value), moved
-
-    def _unpack(self, value: Any, moved: list[int]) -> Any:
-        if not moved:
-            return value
-        leaves, rebuild = flatten(value)
-        for i in moved:
-            leaves[i] = leaves[i].to(self._device)
-        return rebuild(leaves)
-
-
-class _Gather(torch.autograd.Function):
-    """Gathers tensors; in the backward pass each rank receives the summed gradients of its slices."""
-
-    @staticmethod
-    def forward(ctx: Any, gather: _Exchange, own_slices: _Exchange, *tensors: torch.Tensor) -> Any:
-        ctx.own_slices = own_slices
-        return tuple(gather(tensors))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        return None, None, *ctx.own_slices(gradients)
-
-
-_gather: Callable[..., tuple[torch.Tensor, ...]] = _Gather.apply
-
-
-def _has_gradient(tensor: torch.Tensor) -> bool:
-    return tensor.is_floating_point() or tensor.is_complex()
-
-
-def _on_accelerator(leaf: Any) -> bool:
-    return isinstance(leaf, torch.Tensor) and leaf.device.type != "cpu"
 
 
 def _backend_of(device: torch.device) -> str:

@@ -122,8 +122,8 @@ BACKENDS: tuple[Backend, ...] = (
     Backend(
         extra="horovod",
         distribution="torchrelay-horovod",
-        summary="Horovod",
-        published=False,
+        summary="Horovod: gradients averaged by allreduce, elastic jobs",
+        published=True,
         strategies={"HorovodStrategy": ("horovod",)},
     ),
     Backend(

@@ -52,6 +52,14 @@ class Stateful(Ranked):
         return {parameter: name for name, parameter in self.module.named_parameters()}
 
     @property
+    def recovers_from(self) -> str | None:
+        """Where a run goes on that is begun again in the same processes, because some of the others have changed.
+
+        A path that `load_checkpoint` takes, in the place of the user's; None in a run that is begun for the first time.
+        """
+        return None
+
+    @property
     def saves_sharded(self) -> bool:
         """Whether `save_checkpoint` writes weights and optimizers in the backend's own form, each rank its part.
 

@@ -24,6 +24,7 @@ _FOREIGN = (
     "PMI",
     "MV2_",
     "TORCHELASTIC_",
+    "HOROVOD_",
     "KUBERNETES_",
     "TORCHRELAY_",
 )

@@ -148,8 +148,8 @@ def _do(session: Session) -> Outcome:
         watching(session.watcher, strategy, job.module, job.stage, log_dir),
     ):
         begin(session)
-        # Each rank has resolved the path, and may have seen another newest file.
-        path = session.agree(job.ckpt_path)
+        # Each rank has resolved the path, and may have seen another newest file; one that has joined has no other.
+        path = session.agree(strategy.recovers_from or job.ckpt_path)
         checkpoint = None if path is None else snapshot.read_for_module(session, path)
         strategy.setup(job.module, session.build if fitting else None)
         get_registry().notify("torchrelay_after_setup", strategy=strategy)

@@ -16,8 +16,11 @@ from torchrelay.environments.seat import Seat
 P = ParamSpec("P")
 T = TypeVar("T")
 
-VARIABLES = ("RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
-"""Where torchrun and Kubeflow, SLURM, LSF, Open MPI and MPICH tell a process its rank."""
+VARIABLES = (
+    *("RANK", "HOROVOD_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK", "OMPI_COMM_WORLD_RANK"),
+    "PMI_RANK",
+)
+"""Where torchrun and Kubeflow, Horovod, SLURM, LSF, Open MPI and MPICH tell a process its rank."""
 
 _log = logging.getLogger("torchrelay")
 

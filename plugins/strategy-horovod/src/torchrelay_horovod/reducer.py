@@ -1,0 +1,142 @@
+"""GradientReducer: averages gradients over ranks by Horovod, while the rest of backward runs.
+
+It is what `hvd.DistributedOptimizer` does, beside the user's optimizer instead of in its place. That one is made by the
+constructor of the user's class, which may ask for more than parameters, and begins with no state and other defaults;
+takes no `zero_grad(set_to_none=...)`; forbids to clear gradients before the update; reduces before it calls a closure;
+and does not see parameters that are added later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from torchrelay.errors import UnsupportedError
+from torchrelay_horovod import vendor
+from torchrelay_horovod.collectives import NAME, HorovodCollectives
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A gradient that is under way.
+
+    Args:
+        handle: Horovod's.
+        gradient: what backward has computed.
+        wire: what travels: the gradient itself, unless that cannot.
+        context: of the compression.
+    """
+
+    handle: int
+    gradient: torch.Tensor
+    wire: torch.Tensor
+    context: Any
+
+
+class GradientReducer:
+    """Averages the gradients of optimizers' parameters.
+
+    Args:
+        collectives: connected; the parameters are the same on all ranks.
+        names: of the parameters, the same on all ranks.
+        compression: a name of `vendor.COMPRESSIONS`: what becomes of gradients on their way.
+        predivide: by which gradients are divided before they are summed; the rest of the division comes after.
+    """
+
+    def __init__(
+        self,
+        collectives: HorovodCollectives,
+        names: Mapping[nn.Parameter, str],
+        *,
+        compression: str = "none",
+        predivide: float = 1.0,
+    ) -> None:
+        self.sending = False
+        self._collectives = collectives
+        self._names = dict(names)
+        self._compression = vendor.compression(compression)
+        self._predivide = predivide
+        self._hooks: dict[nn.Parameter, RemovableHandle] = {}
+        self._under_way: dict[nn.Parameter, _Sent] = {}
+
+    def watch(self, optimizer: Optimizer) -> list[nn.Parameter]:
+        """Let the gradients of an optimizer's parameters be sent as soon as they are there; those that are trained.
+
+        Those that it has not seen before, as they were added since, begin with rank 0's values. Collective then.
+        """
+        every = [p for group in optimizer.param_groups for p in group["params"]]
+        added = [p for p in every if p not in self._names]
+        if added:
+            first = len(self._names)
+            self._names |= {p: f"added.{first + i}" for i, p in enumerate(added)}
+            self._collectives.share({self._names[p]: p for p in added})
+        trained = [p for p in every if p.requires_grad]
+        for parameter in trained:
+            if parameter not in self._hooks:
+                hook = parameter.register_post_accumulate_grad_hook(self._on_gradient)
+                self._hooks[parameter] = hook
+        return trained
+
+    def average(self, optimizer: Optimizer) -> None:
+        """Make each gradient of an optimizer the mean over ranks. Collective.
+
+        A parameter without a gradient on some ranks counts as zero there; without one anywhere it stays so.
+        """
+        trained = self.watch(optimizer)
+        if not trained:
+            self._receive()
+            return
+        # Which of them have a gradient somewhere, by a message that Horovod puts into one with the gradients.
+        votes = trained[0].new_tensor([float(p.grad is not None) for p in trained])
+        votes = votes if votes.dtype in vendor.TYPES else votes.float()
+        name = f"{NAME}.has_gradient.{self._names[trained[0]]}"
+        counted = vendor.average_later(votes, name, self._predivide)
+        for parameter in trained:
+            if parameter not in self._under_way:
+                self._send(parameter)
+        self._receive()
+        somewhere = vendor.wait(counted)
+        if not bool(somewhere.all()):
+            for parameter, share in zip(trained, somewhere.tolist(), strict=True):
+                if not share:
+                    parameter.grad = None
+
+    def close(self) -> None:
+        """Leave parameters as they were; nothing is waited for."""
+        for hook in self._hooks.values():
+            hook.remove()
+        self._hooks.clear()
+        self._under_way.clear()
+
+    def _on_gradient(self, parameter: torch.Tensor) -> None:
+        if self.sending:
+            self._send(parameter)  # type: ignore[arg-type]
+
+    def _send(self, parameter: nn.Parameter) -> None:
+        name = self._names[parameter]
+        if parameter in self._under_way:
+            raise UnsupportedError(
+                f"the gradient of {name} was computed twice in one backward pass, after Horovod had begun to average "
+                "it, as reentrant activation checkpoints do; take torch.utils.checkpoint(..., use_reentrant=False)"
+            )
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        wire = gradient.to_dense() if gradient.is_sparse else gradient
+        wire, context = self._compression.compress(wire)
+        wire = (wire if wire.dtype in vendor.TYPES else wire.float()).contiguous()
+        handle = vendor.average_later(wire, f"{NAME}.gradient.{name}", self._predivide)
+        self._under_way[parameter] = _Sent(handle, gradient, wire, context)
+
+    def _receive(self) -> None:
+        for parameter, sent in self._under_way.items():
+            mean = vendor.wait(sent.handle)
+            if mean is not sent.gradient:
+                mean = self._compression.decompress(mean, sent.context).to(sent.gradient.dtype)
+                mean = mean.to_sparse() if sent.gradient.is_sparse else mean
+            parameter.grad = mean
+        self._under_way.clear()
