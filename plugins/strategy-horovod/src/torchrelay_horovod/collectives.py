@@ -25,7 +25,7 @@ from torchrelay.collectives.packing import (
     to_bytes,
 )
 from torchrelay.collectives.parcels import pack, unpack
-from torchrelay.environments import ClusterEnvironment, LocalEnvironment
+from torchrelay.environments import ClusterEnvironment
 from torchrelay.errors import ConfigurationError, LaunchError, TorchrelayError, UnsupportedError
 from torchrelay.tree import flatten
 from torchrelay_horovod import vendor
@@ -85,11 +85,8 @@ class HorovodCollectives(Collectives):
             self._rank, self._world_size, self._connected = *vendor.place(), True
             return
         self._check_process_sets(environment.world_size)
-        if isinstance(environment, LocalEnvironment):
-            with meeting(environment) as variables:
-                self._meet(variables)
-        else:
-            self._meet({})
+        with meeting(environment) as variables:
+            self._meet(variables)
         if isinstance(environment, HorovodEnvironment) and environment.elastic:
             # Horovod puts a changed place into the C library's environment, of which Python has a copy.
             os.environ.update(vendor.variables_now())

@@ -40,6 +40,16 @@ class HorovodEnvironment(ClusterEnvironment):
         return self.environ.get("HOROVOD_ELASTIC") == "1"
 
     @property
+    def meets_once(self) -> bool:
+        """Whether ranks meet at a server that is made for one meeting; that of an elastic job is made for many."""
+        return "HOROVOD_GLOO_RENDEZVOUS_PORT" in self.environ and not self.elastic
+
+    @property
+    def rendezvous(self) -> str:
+        """Where that server is, which horovodrun hosts: `host:port`."""
+        return f"{self._rendezvous}:{self.number('HOROVOD_GLOO_RENDEZVOUS_PORT')}"
+
+    @property
     def main_address(self) -> str:
         """MASTER_ADDR; this machine when all processes are on it.
 

@@ -64,6 +64,7 @@ class GradientReducer:
         self._predivide = predivide
         self._hooks: dict[nn.Parameter, RemovableHandle] = {}
         self._under_way: dict[nn.Parameter, _Sent] = {}
+        self._twice = ""
 
     def watch(self, optimizer: Optimizer) -> list[nn.Parameter]:
         """Let the gradients of an optimizer's parameters be sent as soon as they are there; those that are trained.
@@ -87,6 +88,9 @@ class GradientReducer:
         """Make each gradient of an optimizer the mean over ranks. Collective.
 
         A parameter without a gradient on some ranks counts as zero there; without one anywhere it stays so.
+
+        Raises:
+            UnsupportedError: a gradient was added to while it was under way.
         """
         trained = self.watch(optimizer)
         if not trained:
@@ -106,6 +110,12 @@ class GradientReducer:
             for parameter, share in zip(trained, somewhere.tolist(), strict=True):
                 if not share:
                     parameter.grad = None
+        if self._twice:
+            raise UnsupportedError(
+                f"the gradient of {self._twice} was computed twice in one backward pass, after Horovod had begun to "
+                "average it, as reentrant activation checkpoints do; take "
+                "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
+            )
 
     def close(self) -> None:
         """Leave parameters as they were; nothing is waited for."""
@@ -121,10 +131,9 @@ class GradientReducer:
     def _send(self, parameter: nn.Parameter) -> None:
         name = self._names[parameter]
         if parameter in self._under_way:
-            raise UnsupportedError(
-                f"the gradient of {name} was computed twice in one backward pass, after Horovod had begun to average "
-                "it, as reentrant activation checkpoints do; take torch.utils.checkpoint(..., use_reentrant=False)"
-            )
+            # Said when nothing is under way any more, so that all ranks come to say it.
+            self._twice = name
+            return
         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         wire = gradient.to_dense() if gradient.is_sparse else gradient
         wire, context = self._compression.compress(wire)

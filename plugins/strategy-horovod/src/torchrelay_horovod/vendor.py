@@ -6,10 +6,13 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any
+from urllib.error import URLError
+from urllib.request import Request, urlopen
 
 import torch
 
@@ -24,11 +27,14 @@ TYPES = frozenset({torch.int32, torch.int64, torch.float16, torch.float32, torch
 
 COMPRESSIONS = ("none", "fp16")
 
+PATIENCE = 60.0
+"""Seconds that ranks may come to a run after each other."""
+
 _OPERATIONS = {"mean": "Sum", "sum": "Sum", "min": "Min", "max": "Max", "product": "Product"}
 
 
 class RanksLostError(TorchrelayError):
-    """A collective failed because a rank, or the network, is gone."""
+    """A collective failed: as a rule because another rank, or the network, is gone."""
 
 
 # --- what is installed ----------------------------------------------------------------------------------
@@ -144,16 +150,11 @@ def _set(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 class Rendezvous:
-    """Horovod's server at which the processes of one machine find each other; open until `close`.
+    """Horovod's server at which the processes of a run find each other; open until `close`."""
 
-    Args:
-        processes: how many there will be.
-    """
-
-    def __init__(self, processes: int) -> None:
+    def __init__(self) -> None:
         self._server = import_module("horovod.runner.http.http_server").RendezvousServer()
         self.port = int(self._server.start())
-        self._server.init(_slots(processes))
 
     def close(self) -> None:
         """Let go of the port."""
@@ -172,19 +173,49 @@ def variables_of(rank: int, processes: int, address: str, port: int) -> dict[str
         port: of the rendezvous.
     """
     launcher = import_module("horovod.runner.gloo_run")
-    mine = launcher.create_slot_env_vars(_slots(processes)[rank])
+    hosts = import_module("horovod.runner.common.util.hosts")
+    slots = hosts.get_host_assignments([hosts.HostInfo("localhost", processes)], processes)
+    mine = launcher.create_slot_env_vars(slots[rank])
     there = launcher.create_run_env_vars(address, [loopback()], port)
     return {name: str(value) for name, value in {**mine, **there}.items()}
+
+
+def rendezvous_at(address: str, port: int) -> dict[str, str]:
+    """What tells a process that has its place where another rendezvous is."""
+    return {"HOROVOD_GLOO_RENDEZVOUS_ADDR": address, "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port)}
+
+
+def address_of(interface: str) -> str:
+    """This machine's address on a network interface."""
+    return str(import_module("horovod.runner.util.network").get_driver_ip([interface]))
+
+
+def post(server: str, key: str, text: str) -> None:
+    """Leave a text with the server of horovodrun, `host:port`, under `scope/name`."""
+    request = Request(f"http://{server}/{key}", data=text.encode(), method="PUT")
+    with urlopen(request, timeout=PATIENCE):
+        pass
+
+
+def read(server: str, key: str) -> str:
+    """The text that another process leaves there, once it has.
+
+    Raises:
+        LaunchError: it has not for a minute.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        with suppress(URLError), urlopen(f"http://{server}/{key}", timeout=PATIENCE) as answer:
+            return str(answer.read().decode())
+        time.sleep(0.02)
+    raise LaunchError(
+        f"rank 0 has not come to the same run within {PATIENCE:.0f} s; every rank must come to each fit"
+    )
 
 
 def loopback() -> str:
     """Name of this machine's loopback interface."""
     return str(next(iter(import_module("horovod.runner.util.network").get_local_intfs())))
-
-
-def _slots(processes: int) -> Any:
-    hosts = import_module("horovod.runner.common.util.hosts")
-    return hosts.get_host_assignments([hosts.HostInfo("localhost", processes)], processes)
 
 
 def parse_launcher(arguments: Sequence[str]) -> Any:
@@ -298,13 +329,13 @@ def broadcast_in_place(buffers: Mapping[str, torch.Tensor], src: int) -> None:
 def broadcast_object(value: Any, src: int, name: str, group: Any) -> Any:
     """Rank `src`'s object, which can be pickled, on every rank. Collective."""
     send = import_module("horovod.torch.functions").broadcast_object
-    with _told():
+    with _told(), _outside_inference():
         return send(value, src, name=name, process_set=_group(group))
 
 
 def gather_objects(value: Any, name: str) -> list[Any]:
     """Every rank's object, which can be pickled, in rank order. Collective."""
-    with _told():
+    with _told(), _outside_inference():
         found: list[Any] = import_module("horovod.torch.functions").allgather_object(
             value, name=name
         )
@@ -321,9 +352,14 @@ def _group(group: Any) -> Any:
 
 
 def _wait(begin: Any) -> torch.Tensor:
-    with _told():
+    with _told(), _outside_inference():
         tensor: torch.Tensor = _hvd().synchronize(begin())
     return tensor
+
+
+def _outside_inference() -> Any:
+    """Horovod's thread, which is in no inference mode, gives a result its size, which it may not where this one is."""
+    return torch.inference_mode(False)
 
 
 @contextmanager
@@ -333,7 +369,5 @@ def _told() -> Iterator[None]:
     try:
         yield
     except lost as error:
-        reason = " ".join(str(error).split())
-        raise RanksLostError(
-            f"Horovod could not finish a collective, as a rank has failed or ended: {reason}"
-        ) from error
+        reason = " ".join(str(error).partition("Exception raised from")[0].split())
+        raise RanksLostError(f"Horovod could not finish a collective: {reason}") from error
