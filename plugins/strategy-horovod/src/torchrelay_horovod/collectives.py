@@ -261,13 +261,7 @@ class HorovodCollectives(Collectives):
         payload = to_bytes(tensors, self._device) if tensors else torch.empty(0)
         if not payload.numel():
             return [each.new_empty(self._world_size, *each.shape) for each in tensors]
-        rows = vendor.gather(payload, f"{NAME}.all_gather", self._group)
-        if rows.numel() != payload.numel() * self._world_size:
-            raise ConfigurationError(
-                "all_gather got tensors of other shapes from other ranks; give all the same shape, or use "
-                "collectives.gather_objects"
-            )
-        return from_bytes(rows.reshape(self._world_size, -1), tensors)
+        return from_bytes(vendor.gather(payload, f"{NAME}.all_gather", self._group), tensors)
 
     def _own_slices(self, gradients: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         totals = self._reduce(gradients, "sum")

@@ -16,7 +16,7 @@ from urllib.request import Request, urlopen
 
 import torch
 
-from torchrelay.errors import LaunchError, TorchrelayError
+from torchrelay.errors import ConfigurationError, LaunchError, TorchrelayError
 from torchrelay_horovod.plugin import BUILD
 
 TESTED = "0.28.1"
@@ -273,7 +273,8 @@ def reduce_in_place(buffer: torch.Tensor, op: str, name: str, group: Any) -> Non
     """Combine a contiguous buffer of one of `TYPES`, in place. Collective.
 
     Raises:
-        RanksLostError: here and below.
+        RanksLostError: here and below, as is
+        ConfigurationError: ranks gave different shapes or types.
     """
     hvd = _hvd()
     _wait(
@@ -310,9 +311,9 @@ def wait(handle: int) -> torch.Tensor:
 
 
 def gather(payload: torch.Tensor, name: str, group: Any) -> torch.Tensor:
-    """The payloads of all ranks, one behind the other, in rank order. Collective."""
-    hvd = _hvd()
-    return _wait(lambda: hvd.allgather_async(payload, name=name, process_set=_group(group)))
+    """The payloads (n,) of all ranks as rows (world_size, n), in rank order. Collective."""
+    hvd, row = _hvd(), payload.unsqueeze(0)
+    return _wait(lambda: hvd.allgather_async(row, name=name, process_set=_group(group)))
 
 
 def broadcast_in_place(buffers: Mapping[str, torch.Tensor], src: int) -> None:
@@ -364,10 +365,14 @@ def _outside_inference() -> Any:
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """Horovod raises one error for everything that happens to others."""
+    """Horovod raises one error for everything: ranks that are gone, and ranks that do not agree."""
     lost = import_module("horovod.common.exceptions").HorovodInternalError
     try:
         yield
     except lost as error:
         reason = " ".join(str(error).partition("Exception raised from")[0].split())
+        if "Mismatched" in reason:
+            raise ConfigurationError(
+                f"ranks gave tensors of other shapes or types to one collective: {reason}"
+            ) from error
         raise RanksLostError(f"Horovod could not finish a collective: {reason}") from error
