@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torchrelay.errors import LaunchError, TorchrelayError
+from torchrelay.errors import CheckpointError, LaunchError, TorchrelayError
 from torchrelay.launchers import Launcher
 from torchrelay.tree import map_tensors
 from torchrelay_horovod import vendor
@@ -67,6 +67,26 @@ class Commits:
         self.last = map_tensors(
             dict(checkpoint), lambda tensor: tensor.detach().to("cpu", copy=True)
         )
+
+    def copy(self, world_size: int) -> dict[str, Any]:
+        """The last commit, to be trained on from by so many ranks.
+
+        Ranks take batches of an epoch in turns, so that more or fewer of them go on at another batch of theirs; what
+        does not come out even is seen again.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        if self.last is None:
+            raise CheckpointError("rank 0 has no commit to go on from; it has not trained yet")
+        checkpoint: dict[str, Any] = map_tensors(self.last, lambda tensor: tensor.clone())
+        before = checkpoint["torchrelay"]["world_size"]
+        if before != world_size:
+            fit = checkpoint["loops"]["fit"]
+            batch = fit["batch"] * before // world_size
+            fit = {**fit, "batch": batch, "of": None}
+            checkpoint["loops"] = {**checkpoint["loops"], "fit": fit}
+        return checkpoint
 
 
 class ElasticLauncher(Launcher):

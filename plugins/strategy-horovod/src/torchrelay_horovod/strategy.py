@@ -16,7 +16,6 @@ from torchrelay.errors import ConfigurationError
 from torchrelay.launchers import Launcher, MultiProcessingLauncher, ScriptLauncher
 from torchrelay.plugin import Capabilities
 from torchrelay.strategies import Build, Needs, ParallelStrategy, share_buffers
-from torchrelay.tree import map_tensors
 from torchrelay_horovod import learning_rate, refused, vendor
 from torchrelay_horovod.collectives import HorovodCollectives
 from torchrelay_horovod.commits import COMMIT
@@ -250,10 +249,8 @@ class HorovodStrategy(ParallelStrategy):
         """Read a checkpoint; a commit is rank 0's, which has been there longest."""
         if str(path) != COMMIT:
             return super().load_checkpoint(path, weights_only=weights_only)
-        last: dict[str, Any] = self.collectives.broadcast(self.commits.last)
-        self.commits.last = last
-        # The commit stays what it is, whatever is trained on from it.
-        return map_tensors(last, torch.clone)  # type: ignore[no-any-return]
+        self.commits.last = self.collectives.broadcast(self.commits.last)
+        return self.commits.copy(self.world_size)
 
 
 class _Accumulating:
