@@ -1,4 +1,4 @@
-"""torchrelay's DeepSpeed and FairScale strategies beside the bare SDKs that do their work.
+"""torchrelay's DeepSpeed, FairScale and Horovod strategies beside the bare SDKs that do their work.
 
 `run.py` has these rows in its table where an SDK is installed; `python benchmarks/engine_rows.py` measures them alone,
 and `python benchmarks/engine_rows.py fairscale` those of one SDK.
@@ -72,6 +72,13 @@ SDKS = (
         "bare FairScale",
         ("ddp_sharded",),
         "OSS under DistributedDataParallel",
+    ),
+    Sdk(
+        "Horovod",
+        "horovod",
+        "bare Horovod",
+        ("horovod",),
+        "averaging by Horovod's allreduce",
     ),
 )
 

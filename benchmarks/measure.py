@@ -24,9 +24,14 @@ SCRIPTS = {
     "Lightning": "lightning_driver.py",
     "Accelerate": "accelerate_driver.py",
 }
-ENGINES = {"bare engine": "engine.py", "bare FairScale": "oss.py"}
+ENGINES = {
+    "bare engine": "engine.py",
+    "bare FairScale": "oss.py",
+    "bare Horovod": "allreduce.py",
+}
 """Drivers that take part beside torchrelay alone, and only where their SDK is installed."""
-BY_TORCHRUN = ("raw", "Accelerate", *ENGINES)
+BY_TORCHRUN = ("raw", "Accelerate", "bare engine", "bare FairScale")
+BY_HOROVODRUN = ("bare Horovod",)
 """The drivers that start no processes themselves."""
 
 ENVIRONMENT = {
@@ -133,6 +138,9 @@ def run_driver(
     command = [sys.executable]
     if processes > 1 and driver in BY_TORCHRUN:
         command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    if processes > 1 and driver in BY_HOROVODRUN:
+        launcher = [*command, "-m", "horovod.runner.launch", "-np", str(processes)]
+        command = [*launcher, *command]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
         case = {

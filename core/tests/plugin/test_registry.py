@@ -110,7 +110,7 @@ class TestStrategy:
 
     @pytest.mark.parametrize(
         ("alias", "accelerator"),
-        [("horovod", "cuda"), ("tpu_spawn", "tpu"), ("ddp_spawn", "tpu")],
+        [("bagua", "cuda"), ("tpu_spawn", "tpu"), ("ddp_spawn", "tpu")],
     )
     def test_nobody_is_told_to_install_what_does_not_exist(self, site, alias, accelerator):
         with pytest.raises(NotInstalledError) as caught:

@@ -64,7 +64,9 @@ def test_numbers_without_dimensions_and_complex_ones(ranks):
 
 @pytest.mark.parametrize("dtype", [torch.bool, *INTEGERS, *FLOATS], ids=str)
 def test_any_type_is_gathered(ranks, dtype):
-    expected = torch.stack([(torch.tensor([1, 2, 3]) + r).to(dtype).reshape(3, 1) for r in range(3)])
+    expected = torch.stack(
+        [(torch.tensor([1, 2, 3]) + r).to(dtype).reshape(3, 1) for r in range(3)]
+    )
     for rank in ranks:
         assert torch.equal(rank["gathered"][dtype], expected)
 
@@ -73,7 +75,9 @@ def test_what_has_no_dimension_no_element_or_another_shape(ranks):
     for rank in ranks:
         assert rank["gathered zero_dim"]["a"].tolist() == [0, 1, 2]
         assert rank["gathered zero_dim"]["b"].tolist() == [0.0, 1.0, 2.0]
-        assert "ranks gave tensors of other shapes or types to one collective" in str(rank["ragged"])
+        assert "ranks gave tensors of other shapes or types to one collective" in str(
+            rank["ragged"]
+        )
         assert [tuple(each.shape) for each in rank["empty"]] == [(0,), (3, 2, 0)]
 
 

@@ -82,9 +82,7 @@ def test_one_host_without_an_interface_does_not_hang(programs):
     assert done.returncode == 0, done.stderr
     (facts,) = programs.results("elastic-localhost", 1)
     assert {size for _, size in facts["worlds"]} == {2}
-    bare = programs.start(
-        "elastic.py", "stays", launcher=(*HOROVODRUN, *discovery[2:], *PYTHON)
-    )
+    bare = programs.start("elastic.py", "stays", launcher=(*HOROVODRUN, *discovery[2:], *PYTHON))
     with pytest.raises(subprocess.TimeoutExpired):
         bare.wait(15)
 
@@ -131,7 +129,7 @@ def test_only_elastic_jobs_on_one_machine_lack_something(here, arguments, added)
 
 
 def test_one_host_that_is_given_up_is_refused(here):
-    with pytest.raises(ConfigurationError, match="--hosts localhost:1,127.0.0.1:1"):
+    with pytest.raises(ConfigurationError, match=r"--hosts localhost:1,127\.0\.0\.1:1"):
         missing(asked(min_num_proc=1, hosts="localhost:2"))
 
 

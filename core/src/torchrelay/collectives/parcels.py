@@ -8,8 +8,11 @@ import torch
 
 from torchrelay.tree import flatten
 
+Parcel = tuple[Any, list[int]]
+"""What travels, and which of its leaves were on an accelerator."""
 
-def pack(value: Any, device: torch.device) -> tuple[Any, list[int]]:
+
+def pack(value: Any, device: torch.device) -> Parcel:
     """A value with its accelerator tensors moved to the CPU, and which of its leaves those were.
 
     Args:
@@ -25,8 +28,9 @@ def pack(value: Any, device: torch.device) -> tuple[Any, list[int]]:
     return (rebuild(leaves) if moved else value), moved
 
 
-def unpack(value: Any, moved: list[int], device: torch.device) -> Any:
+def unpack(parcel: Parcel, device: torch.device) -> Any:
     """The value that `pack` packed, with those tensors on this process's device."""
+    value, moved = parcel
     if not moved:
         return value
     leaves, rebuild = flatten(value)

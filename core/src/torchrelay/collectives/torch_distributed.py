@@ -154,14 +154,14 @@ class TorchCollectives(Collectives):
         self._require_connection()
         parcel: list[Any] = [pack(value, self._device) if self._rank == src else None]
         dist.broadcast_object_list(parcel, src=src, device=self._wire)
-        return value if self._rank == src else unpack(*parcel[0], self._device)
+        return value if self._rank == src else unpack(parcel[0], self._device)
 
     def gather_objects(self, value: Any) -> list[Any]:
         """Every rank's value, any object that can be pickled, in rank order, on every rank."""
         self._require_connection()
         parcels: list[Any] = [None] * self._world_size
         dist.all_gather_object(parcels, pack(value, self._device))
-        return [unpack(*parcel, self._device) for parcel in parcels]
+        return [unpack(parcel, self._device) for parcel in parcels]
 
     def barrier(self, name: str = "") -> None:
         """Wait until all ranks have come here."""

@@ -166,4 +166,5 @@ def _pip(*arguments: str, env: Mapping[str, str] | None = None) -> None:
 
 
 def _say(text: str) -> None:
-    print(f"torchrelay-horovod: {text}", flush=True)
+    sys.stdout.write(f"torchrelay-horovod: {text}\n")
+    sys.stdout.flush()

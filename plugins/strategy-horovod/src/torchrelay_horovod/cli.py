@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         return _build(_parser().parse_args(words))
     except TorchrelayError as error:
-        print(f"torchrelay-horovod: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.stderr.write(f"torchrelay-horovod: error: {' '.join(str(error).split())}\n")
         return 2
 
 
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _build(asked: argparse.Namespace) -> int:
     if asked.show:
-        print(build.recipe())
+        sys.stdout.write(f"{build.recipe()}\n")
     else:
         build.build(asked.wheels, asked.jobs)
     return 0

@@ -143,8 +143,8 @@ class HorovodCollectives(Collectives):
                 f"rank {self._rank} is not in group={list(group)}; only the ranks of a group may call"
             )
         inner = copy.copy(self)
-        inner._ranks, inner._owns = ranks, False
-        inner._rank, inner._world_size = ranks.index(self._rank), len(ranks)
+        place = {"_rank": ranks.index(self._rank), "_world_size": len(ranks)}
+        vars(inner).update(_ranks=ranks, _owns=False, **place)
         return inner
 
     @property
@@ -197,7 +197,7 @@ class HorovodCollectives(Collectives):
         sender = src if self._ranks is None else self._ranks[src]
         parcel = pack(value, self._device) if self._rank == src else None
         parcel = vendor.broadcast_object(parcel, sender, f"{NAME}.broadcast.{src}", self._group)
-        return value if self._rank == src else unpack(*parcel, self._device)
+        return value if self._rank == src else unpack(parcel, self._device)
 
     def gather_objects(self, value: Any) -> list[Any]:
         """Every rank's value, any object that can be pickled, in rank order, on every rank."""
@@ -205,7 +205,7 @@ class HorovodCollectives(Collectives):
         if self._ranks is not None:
             return super().gather_objects(value)
         parcels = vendor.gather_objects(pack(value, self._device), f"{NAME}.gather_objects")
-        return [unpack(*parcel, self._device) for parcel in parcels]
+        return [unpack(parcel, self._device) for parcel in parcels]
 
     def barrier(self, name: str = "") -> None:
         """Wait until all ranks have come to the barrier of this name; Horovod's own has none."""

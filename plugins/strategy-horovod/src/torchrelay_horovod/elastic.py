@@ -29,7 +29,7 @@ class Hosts:
             self._listening = True
             vendor.listen_for_hosts(self)
 
-    def on_hosts_updated(self, timestamp: int, update_res: Any) -> None:  # noqa: ARG002 - Horovod's
+    def on_hosts_updated(self, timestamp: int, update_res: Any) -> None:
         """Called by Horovod, in a thread of its own."""
         self._changed = True
 

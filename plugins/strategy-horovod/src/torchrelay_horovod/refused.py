@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from torchrelay.environments import ClusterEnvironment, LocalEnvironment, MPIEnvironment
 from torchrelay_horovod import vendor
 from torchrelay_horovod.environment import HorovodEnvironment, command
+from torchrelay_horovod.plugin import BUILD
 
 
 def processes(
@@ -44,7 +45,7 @@ def processes(
     elif not vendor.gloo_built():
         yield (
             "this Horovod is built without gloo, by which the processes that torchrelay starts meet; start them with "
-            f"mpirun -np {wanted}, or build Horovod again: {vendor.BUILD}"
+            f"mpirun -np {wanted}, or build Horovod again: {BUILD}"
         )
 
 

@@ -80,7 +80,7 @@ class HorovodStrategy(ParallelStrategy):
         self.process_sets = tuple(process_sets)
         self.start_method = start_method
         self._reducer: GradientReducer | None = None
-        self._at_boundary = True
+        self._window = _Window()
         self.commits = Commits()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -163,7 +163,9 @@ class HorovodStrategy(ParallelStrategy):
     def place(self) -> None:
         """Move the model, and give every rank rank 0's weights and buffers."""
         super().place()
-        self.talk.share({**dict(self.module.named_parameters()), **dict(self.module.named_buffers())})
+        self.talk.share(
+            {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
+        )
 
     def build(self, build: Build) -> None:
         """Build the optimizers, which stay what they are, and see to their gradients."""
@@ -171,7 +173,6 @@ class HorovodStrategy(ParallelStrategy):
         if self.scale_lr:
             size = self.world_size
             learning_rate.scale(self.optimizers, self.schedulers, size, tell=self.is_global_zero)
-        self._at_boundary = True
         self._reducer = GradientReducer(
             self.talk,
             self.parameter_names(),
@@ -203,7 +204,7 @@ class HorovodStrategy(ParallelStrategy):
 
     def accumulating(self) -> AbstractContextManager[Any]:
         """Gradients of a micro-batch that ends no window stay local."""
-        return _Accumulating(self)
+        return self._window
 
     def run_backward(self, loss: torch.Tensor) -> None:
         """Compute gradients, and average them at the end of a window: none is under way when this returns.
@@ -211,7 +212,7 @@ class HorovodStrategy(ParallelStrategy):
         So whatever reads, clips, replaces or clears gradients afterwards does it as in one process.
         """
         reducer = self._reducer
-        if reducer is None or not self.optimizers or not self._at_boundary or self._manual:
+        if reducer is None or not self.optimizers or not self._window.ends or self._manual:
             super().run_backward(loss)
             return
         reducer.sending = True
@@ -253,21 +254,19 @@ class HorovodStrategy(ParallelStrategy):
         return self.commits.copy(self.world_size)
 
 
-class _Accumulating:
-    """The time of a micro-batch that ends no window."""
+class _Window:
+    """Whether a micro-batch ends its window; not while the context lasts that this is."""
 
-    def __init__(self, strategy: HorovodStrategy) -> None:
-        self.strategy = strategy
+    def __init__(self) -> None:
+        self.ends = True
 
     def __enter__(self) -> None:
-        self.strategy._at_boundary = False
+        self.ends = False
 
     def __exit__(self, *_: object) -> None:
-        self.strategy._at_boundary = True
+        self.ends = True
 
 
 def _one_of(name: str, value: Any, known: Sequence[str]) -> None:
     if value not in known:
         raise ConfigurationError(f"{name}={value!r} must be one of {', '.join(map(repr, known))}")
-
-

@@ -17,6 +17,7 @@ from urllib.request import Request, urlopen
 import torch
 
 from torchrelay.errors import ConfigurationError, LaunchError, TorchrelayError
+from torchrelay_horovod.build import recipe
 from torchrelay_horovod.plugin import BUILD
 
 TESTED = "0.28.1"
@@ -52,21 +53,26 @@ def examined() -> str | None:
     """Whether Horovod can be used with this torch: None, or what is wrong and the command that mends it."""
     found = version()
     if found is None:
-        return f"Horovod is not installed; it has no wheels, so it is built once: {BUILD}"
+        return f"Horovod is not installed, and has no wheels: {_build()}"
     if importlib.util.find_spec("horovod.torch.mpi_lib_v2") is None:
-        return f"Horovod {found} is built without torch, as pip does it by itself; build it again: {BUILD}"
+        return f"Horovod {found} is built without torch, as pip builds it by itself: {_build()}"
     try:
-        hvd = import_module("horovod.torch.mpi_ops")
+        hvd = _hvd()
     except ImportError as error:
         return (
             f"Horovod {found} was built for another torch than {torch.__version__} "
-            f"({str(error).splitlines()[0]}); build it again: {BUILD}"
+            f"({str(error).splitlines()[0]}): {_build()}"
         )
     if not (hvd.gloo_built() or hvd.mpi_built()):
-        return f"Horovod {found} is built with neither gloo nor MPI; build it again: {BUILD}"
+        return f"Horovod {found} is built with neither gloo nor MPI: {_build()}"
     if found.partition("+")[0] != TESTED:
-        return f"Horovod {found} is not the release that was run, {TESTED}: {BUILD}"
+        return f"Horovod {found} is not the release that was run, {TESTED}: {_build()}"
     return None
+
+
+def _build() -> str:
+    """How Horovod is built, by one command or by hand."""
+    return f"{BUILD}; by hand: {recipe().replace(chr(10), ' && ')}"
 
 
 def gloo_built() -> bool:
@@ -277,9 +283,7 @@ def reduce_in_place(buffer: torch.Tensor, op: str, name: str, group: Any) -> Non
         ConfigurationError: ranks gave different shapes or types.
     """
     hvd = _hvd()
-    _wait(
-        lambda: hvd.allreduce_async_(buffer, op=sum_of(op), name=name, process_set=_group(group))
-    )
+    _wait(lambda: hvd.allreduce_async_(buffer, op=sum_of(op), name=name, process_set=_group(group)))
 
 
 def average_later(tensor: torch.Tensor, name: str, predivide: float) -> int:
@@ -320,9 +324,7 @@ def broadcast_in_place(buffers: Mapping[str, torch.Tensor], src: int) -> None:
     """Give every rank rank `src`'s contiguous buffers of bytes, by name. Collective."""
     hvd = _hvd()
     with _told():
-        handles = [
-            hvd.broadcast_async_(buffer, src, name=name) for name, buffer in buffers.items()
-        ]
+        handles = [hvd.broadcast_async_(buffer, src, name=name) for name, buffer in buffers.items()]
         for handle in handles:
             hvd.synchronize(handle)
 

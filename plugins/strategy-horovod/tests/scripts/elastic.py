@@ -45,7 +45,9 @@ class Happens(Callback):
         self.how = how
         self.worlds: list[tuple[int, int]] = []
 
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
         step = trainer.global_step
         self.worlds.append((step, trainer.world_size))
         if self.how == "dies" and HOST == "127.0.0.1" and step == DIES_AT:

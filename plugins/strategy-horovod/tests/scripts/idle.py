@@ -46,7 +46,7 @@ def main() -> None:
     if sys.argv[1:] == ["bare"]:
         import horovod
 
-        for rank, found in enumerate(horovod.run(bare, np=2, use_gloo=True)):
+        for rank, found in enumerate(horovod.run(bare, num_proc=2, use_gloo=True)):
             leave("idle", rank, found)
     else:
         quiet(strategy="horovod", devices=2, max_steps=3).fit(Slow(), loader(4))

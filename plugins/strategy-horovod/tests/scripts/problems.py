@@ -196,7 +196,7 @@ class Grouped(Regression):
 
 
 class Picky(torch.optim.SGD):
-    """An optimizer whose constructor takes what is in no group, that runs its closure itself, and counts its updates."""
+    """An optimizer whose constructor takes what is in no group, that runs its closure, and counts its updates."""
 
     def __init__(self, parameters: Any, speed: float, *, facts: dict[str, Any]) -> None:
         super().__init__(parameters, lr=speed)

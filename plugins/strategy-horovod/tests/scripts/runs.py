@@ -89,7 +89,9 @@ def run(case: dict[str, Any], devices: int) -> dict[str, Any]:
         "state": state_of(module),
         "facts": dict(module.facts),
         "told": told.lines,
-        "gradients": [p.grad is not None and bool(p.grad.to_dense().any()) for p in module.parameters()],
+        "gradients": [
+            p.grad is not None and bool(p.grad.to_dense().any()) for p in module.parameters()
+        ],
         "left": left_behind(module),
     }
 

@@ -28,35 +28,34 @@ def attempt(call: Callable[[], Any]) -> Any:
     """What a call answers, or what it is refused by."""
     try:
         return call()
-    except Exception as error:  # noqa: BLE001 - it is what the test judges
+    except Exception as error:
         return f"{type(error).__name__}: {error}"
 
 
-def main() -> None:
-    environment = HorovodEnvironment()
-    talk: Any = HorovodCollectives([PAIR])
-    before = dict(os.environ)
-    refused = attempt(lambda: talk.reduce(1))
-    talk.connect(environment, torch.device("cpu"))
-    rank, facts = talk.rank, {"refused": refused, "place": (talk.rank, talk.world_size)}
-    ones = torch.tensor([1, 2, 3])
-    facts["reduced"] = {
-        dtype: {op: talk.reduce((ones * (rank + 1)).to(dtype), op) for op in OPERATIONS}
-        for dtype in DTYPES
+def among_all(talk: Any) -> dict[str, Any]:
+    """Operations of all ranks."""
+    rank, ones = talk.rank, torch.tensor([1, 2, 3])
+    facts = {
+        "reduced": {
+            dtype: {op: talk.reduce((ones * (rank + 1)).to(dtype), op) for op in OPERATIONS}
+            for dtype in DTYPES
+        },
+        "zero_dim": [talk.reduce(torch.tensor(float(rank)), "sum"), talk.reduce(rank, "mean")],
+        "complex": talk.reduce(torch.tensor([1 + 2j, rank * 1j]), "mean"),
+        "complex max": attempt(lambda: talk.reduce(torch.tensor([1j]), "max")),
+        "gathered": {
+            dtype: talk.all_gather((ones + rank).to(dtype).reshape(3, 1)) for dtype in DTYPES
+        },
+        "gathered zero_dim": talk.all_gather({"a": torch.tensor(rank), "b": float(rank)}),
+        "ragged": attempt(lambda: talk.all_gather(torch.ones(rank + 1))),
+        "empty": [talk.reduce(torch.ones(0)), talk.all_gather(torch.ones(2, 0))],
+        "objects": talk.gather_objects({"rank": rank, "more": "x" * rank}),
+        "broadcast": [talk.broadcast([rank, torch.ones(2) * rank], src=s) for s in range(3)],
     }
-    facts["zero_dim"] = [talk.reduce(torch.tensor(float(rank)), "sum"), talk.reduce(rank, "mean")]
-    facts["complex"] = talk.reduce(torch.tensor([1 + 2j, rank * 1j]), "mean")
-    facts["complex max"] = attempt(lambda: talk.reduce(torch.tensor([1j]), "max"))
-    facts["gathered"] = {
-        dtype: talk.all_gather((ones + rank).to(dtype).reshape(3, 1)) for dtype in DTYPES
-    }
-    facts["gathered zero_dim"] = talk.all_gather({"a": torch.tensor(rank), "b": float(rank)})
-    facts["ragged"] = attempt(lambda: talk.all_gather(torch.ones(rank + 1)))
-    facts["empty"] = [talk.reduce(torch.ones(0)), talk.all_gather(torch.ones(2, 0))]
-    facts["objects"] = talk.gather_objects({"rank": rank, "more": "x" * rank})
-    facts["broadcast"] = [talk.broadcast([rank, torch.ones(2) * rank], src=s) for s in range(3)]
     with torch.inference_mode():
-        facts["inference"] = [talk.reduce(ones.float()), talk.all_gather(ones), talk.broadcast(rank)]
+        facts["inference"] = [
+            *(talk.reduce(ones.float()), talk.all_gather(ones), talk.broadcast(rank))
+        ]
     shared = {
         "bf16": torch.full((2, 2), float(rank), dtype=torch.bfloat16).t(),
         "flag": torch.tensor(rank == 0),
@@ -64,8 +63,16 @@ def main() -> None:
         "count": torch.tensor(rank),
     }
     talk.share(shared)
-    facts["shared"] = shared
-    # Ranks that have made other numbers of operations meet all the same.
+    return {**facts, "shared": shared}
+
+
+def among_two(talk: Any) -> dict[str, Any]:
+    """Operations of the process set; ranks that have made other numbers of operations meet afterwards all the same."""
+    rank = talk.rank
+    facts: dict[str, Any] = {
+        "whole": talk.within([2, 1, 0]) is talk,
+        "unknown": attempt(lambda: talk.within([0, 2])),
+    }
     if rank in PAIR:
         pair = talk.within(PAIR)
         facts["pair"] = {
@@ -78,22 +85,30 @@ def main() -> None:
         }
     else:
         facts["outside"] = attempt(lambda: talk.within(PAIR))
-    facts["whole"] = talk.within([2, 1, 0]) is talk
-    facts["unknown"] = attempt(lambda: talk.within([0, 2]))
     facts["after"] = talk.reduce(rank, "sum")
     begun = time.monotonic()
     if rank == 0:
         time.sleep(0.5)
     talk.barrier("late")
-    facts["waited"] = time.monotonic() - begun
+    return {**facts, "waited": time.monotonic() - begun}
+
+
+def main() -> None:
+    environment, cpu = HorovodEnvironment(), torch.device("cpu")
+    talk: Any = HorovodCollectives([PAIR])
+    before = dict(os.environ)
+    facts: dict[str, Any] = {"refused": attempt(lambda: talk.reduce(1))}
+    talk.connect(environment, cpu)
+    rank = talk.rank
+    facts |= {"place": (rank, talk.world_size), **among_all(talk), **among_two(talk)}
     talk.close()
     facts["closed"] = (talk.rank, talk.world_size, is_started(), dict(os.environ) == before)
     again = HorovodCollectives([(0, 2)])
-    again.connect(environment, torch.device("cpu"))
+    again.connect(environment, cpu)
     facts["again"] = again.reduce(rank, "sum")
     again.close()
     wrong = HorovodCollectives([(0, 3)])
-    facts["wrong"] = attempt(lambda: wrong.connect(environment, torch.device("cpu")))
+    facts["wrong"] = attempt(lambda: wrong.connect(environment, cpu))
     leave("talk", rank, facts)
 
 
