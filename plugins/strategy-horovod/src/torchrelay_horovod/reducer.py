@@ -61,7 +61,7 @@ class GradientReducer:
         self._collectives = collectives
         self._names = dict(names)
         self._compression = vendor.compression(compression)
-        self._predivide = predivide
+        self._averaging = vendor.Averaging(predivide)
         self._hooks: dict[nn.Parameter, RemovableHandle] = {}
         self._under_way: dict[nn.Parameter, _Sent] = {}
         self._twice = ""
@@ -93,23 +93,12 @@ class GradientReducer:
             UnsupportedError: a gradient was added to while it was under way.
         """
         trained = self.watch(optimizer)
-        if not trained:
-            self._receive()
-            return
-        # Which of them have a gradient somewhere, by a message that Horovod puts into one with the gradients.
-        votes = trained[0].new_tensor([float(p.grad is not None) for p in trained])
-        votes = votes if votes.dtype in vendor.TYPES else votes.float()
-        name = f"{NAME}.has_gradient.{self._names[trained[0]]}"
-        counted = vendor.average_later(votes, name, self._predivide)
+        used = [parameter.grad is not None for parameter in trained]
         for parameter in trained:
             if parameter not in self._under_way:
                 self._send(parameter)
         self._receive()
-        somewhere = vendor.wait(counted)
-        if not bool(somewhere.all()):
-            for parameter, share in zip(trained, somewhere.tolist(), strict=True):
-                if not share:
-                    parameter.grad = None
+        self._leave_out(trained, used)
         if self._twice:
             raise UnsupportedError(
                 f"the gradient of {self._twice} was computed twice in one backward pass, after Horovod had begun to "
@@ -138,14 +127,51 @@ class GradientReducer:
         wire = gradient.to_dense() if gradient.is_sparse else gradient
         wire, context = self._compression.compress(wire)
         wire = (wire if wire.dtype in vendor.TYPES else wire.float()).contiguous()
-        handle = vendor.average_later(wire, f"{NAME}.gradient.{name}", self._predivide)
+        handle = self._averaging.begin(wire, f"{NAME}.gradient.{name}")
         self._under_way[parameter] = _Sent(handle, gradient, wire, context)
+
+    def _leave_out(self, trained: list[nn.Parameter], used: list[bool]) -> None:
+        """Take away the gradients of parameters that no rank has used. Collective where some gradient is zero.
+
+        Such a gradient has come out as zero, as have those of none but zeros, on all ranks alike. So ranks need to ask
+        each other only then, and a usual step pays for a look at the first number of each.
+
+        Args:
+            trained: parameters, with averaged gradients.
+            used: whether this rank had a gradient of each.
+        """
+        gradients = [parameter.grad for parameter in trained]
+        first = [g.reshape(-1)[:1] for g in gradients if g is not None and not g.is_sparse]
+        if len(first) == len(trained) and _all_differ_from_zero(first):
+            return
+        doubtful = [i for i, g in enumerate(gradients) if g is not None and not _has_number(g)]
+        if not doubtful:
+            return
+        votes = torch.tensor([float(used[i]) for i in doubtful], device=trained[0].device)
+        name = f"{NAME}.has_gradient.{self._names[trained[0]]}.{len(doubtful)}"
+        somewhere = self._averaging.wait(self._averaging.begin(votes, name)).tolist()
+        for i, share in zip(doubtful, somewhere, strict=True):
+            if not share:
+                trained[i].grad = None
 
     def _receive(self) -> None:
         for parameter, sent in self._under_way.items():
-            mean = vendor.wait(sent.handle)
+            mean = self._averaging.wait(sent.handle)
             if mean is not sent.gradient:
                 mean = self._compression.decompress(mean, sent.context).to(sent.gradient.dtype)
                 mean = mean.to_sparse() if sent.gradient.is_sparse else mean
             parameter.grad = mean
         self._under_way.clear()
+
+
+def _all_differ_from_zero(numbers: list[torch.Tensor]) -> bool:
+    """Whether none of these tensors of one number is zero or empty; of one type, or it is not known."""
+    if len({number.dtype for number in numbers}) > 1:
+        return False
+    return not numbers or (bool(torch.cat(numbers).all()) and all(map(torch.numel, numbers)))
+
+
+def _has_number(gradient: torch.Tensor) -> bool:
+    """Whether some element differs from zero."""
+    values = gradient.coalesce().values() if gradient.is_sparse else gradient
+    return bool(values.any())

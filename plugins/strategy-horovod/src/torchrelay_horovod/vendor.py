@@ -286,32 +286,39 @@ def reduce_in_place(buffer: torch.Tensor, op: str, name: str, group: Any) -> Non
     _wait(lambda: hvd.allreduce_async_(buffer, op=sum_of(op), name=name, process_set=_group(group)))
 
 
-def average_later(tensor: torch.Tensor, name: str, predivide: float) -> int:
-    """Begin to average a contiguous tensor of one of `TYPES`, in place; a handle for `wait`. Collective.
+class Averaging:
+    """Averages tensors in place, each while others are computed; looks Horovod's functions up once.
 
     Args:
-        tensor: not to be touched until then.
-        name: the same on all ranks.
-        predivide: by which it is divided before the sum; the rest of the division comes after it.
+        predivide: by which a tensor is divided before the sum; the rest of the division comes after it.
     """
-    hvd = _hvd()
-    with _told():
-        return int(
-            hvd.allreduce_async_(
-                tensor,
-                name=name,
-                op=hvd.Average,
-                prescale_factor=1.0 / predivide,
-                postscale_factor=predivide,
-            )
-        )
 
+    def __init__(self, predivide: float) -> None:
+        hvd = _hvd()
+        self._begin, self._finish = hvd.allreduce_async_, hvd.synchronize
+        self._options = (hvd.Average, 1.0 / predivide, predivide)
+        self._lost = import_module("horovod.common.exceptions").HorovodInternalError
 
-def wait(handle: int) -> torch.Tensor:
-    """The tensor of a handle, when it is there."""
-    with _told():
-        tensor: torch.Tensor = _hvd().synchronize(handle)
-    return tensor
+    def begin(self, tensor: torch.Tensor, name: str) -> int:
+        """Begin with a contiguous tensor of one of `TYPES`, not to be touched until `wait`; its handle. Collective.
+
+        Args:
+            tensor: of the same shape and type on all ranks.
+            name: the same on all ranks.
+        """
+        try:
+            handle: int = self._begin(tensor, None, name, *self._options)
+        except self._lost as error:
+            raise _translated(error) from error
+        return handle
+
+    def wait(self, handle: int) -> torch.Tensor:
+        """The tensor of a handle, when it is there."""
+        try:
+            tensor: torch.Tensor = self._finish(handle)
+        except self._lost as error:
+            raise _translated(error) from error
+        return tensor
 
 
 def gather(payload: torch.Tensor, name: str, group: Any) -> torch.Tensor:
@@ -367,14 +374,18 @@ def _outside_inference() -> Any:
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """Horovod raises one error for everything: ranks that are gone, and ranks that do not agree."""
     lost = import_module("horovod.common.exceptions").HorovodInternalError
     try:
         yield
     except lost as error:
-        reason = " ".join(str(error).partition("Exception raised from")[0].split())
-        if "Mismatched" in reason:
-            raise ConfigurationError(
-                f"ranks gave tensors of other shapes or types to one collective: {reason}"
-            ) from error
-        raise RanksLostError(f"Horovod could not finish a collective: {reason}") from error
+        raise _translated(error) from error
+
+
+def _translated(error: Exception) -> TorchrelayError:
+    """Horovod raises one error for everything: ranks that are gone, and ranks that do not agree."""
+    reason = " ".join(str(error).partition("Exception raised from")[0].split())
+    if "Mismatched" in reason:
+        return ConfigurationError(
+            f"ranks gave tensors of other shapes or types to one collective: {reason}"
+        )
+    return RanksLostError(f"Horovod could not finish a collective: {reason}")
