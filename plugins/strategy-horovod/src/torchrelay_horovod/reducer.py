@@ -9,8 +9,8 @@ and does not see parameters that are added later.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from operator import is_
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -22,20 +22,11 @@ from torchrelay_horovod import vendor
 from torchrelay_horovod.collectives import NAME, HorovodCollectives
 
 
-@dataclass(frozen=True)
-class _Sent:
-    """A gradient that is under way.
-
-    Args:
-        handle: Horovod's.
-        gradient: what backward has computed.
-        wire: what travels: the gradient itself, unless that cannot.
-        context: of the compression.
-    """
+class _Sent(NamedTuple):
+    """A gradient that is under way: Horovod's handle, what backward has computed, the context of the compression."""
 
     handle: int
     gradient: torch.Tensor
-    wire: torch.Tensor
     context: Any
 
 
@@ -63,6 +54,7 @@ class GradientReducer:
         self._compression = vendor.compression(compression)
         self._averaging = vendor.Averaging(predivide)
         self._hooks: dict[nn.Parameter, RemovableHandle] = {}
+        self._watched: dict[int, list[nn.Parameter]] = {}
         self._under_way: dict[nn.Parameter, _Sent] = {}
         self._twice = ""
 
@@ -72,16 +64,20 @@ class GradientReducer:
         Those that it has not seen before, as they were added since, begin with rank 0's values. Collective then.
         """
         every = [p for group in optimizer.param_groups for p in group["params"]]
+        trained = [p for p in every if p.requires_grad]
+        known = self._watched.get(id(optimizer), ())
+        if len(trained) == len(known) and all(map(is_, trained, known)):
+            return trained
         added = [p for p in every if p not in self._names]
         if added:
             first = len(self._names)
             self._names |= {p: f"added.{first + i}" for i, p in enumerate(added)}
             self._collectives.share({self._names[p]: p for p in added})
-        trained = [p for p in every if p.requires_grad]
         for parameter in trained:
             if parameter not in self._hooks:
                 hook = parameter.register_post_accumulate_grad_hook(self._on_gradient)
                 self._hooks[parameter] = hook
+        self._watched[id(optimizer)] = trained
         return trained
 
     def average(self, optimizer: Optimizer) -> None:
@@ -111,6 +107,7 @@ class GradientReducer:
         for hook in self._hooks.values():
             hook.remove()
         self._hooks.clear()
+        self._watched.clear()
         self._under_way.clear()
 
     def _on_gradient(self, parameter: torch.Tensor) -> None:
@@ -123,12 +120,14 @@ class GradientReducer:
             # Said when nothing is under way any more, so that all ranks come to say it.
             self._twice = name
             return
-        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        gradient = parameter.grad
+        if gradient is None:
+            gradient = parameter.grad = torch.zeros_like(parameter)
         wire = gradient.to_dense() if gradient.is_sparse else gradient
         wire, context = self._compression.compress(wire)
         wire = (wire if wire.dtype in vendor.TYPES else wire.float()).contiguous()
         handle = self._averaging.begin(wire, f"{NAME}.gradient.{name}")
-        self._under_way[parameter] = _Sent(handle, gradient, wire, context)
+        self._under_way[parameter] = _Sent(handle, gradient, context)
 
     def _leave_out(self, trained: list[nn.Parameter], used: list[bool]) -> None:
         """Take away the gradients of parameters that no rank has used. Collective where some gradient is zero.
@@ -141,8 +140,7 @@ class GradientReducer:
             used: whether this rank had a gradient of each.
         """
         gradients = [parameter.grad for parameter in trained]
-        first = [g.reshape(-1)[:1] for g in gradients if g is not None and not g.is_sparse]
-        if len(first) == len(trained) and _all_differ_from_zero(first):
+        if _all_begin_with_a_number(gradients):
             return
         doubtful = [i for i, g in enumerate(gradients) if g is not None and not _has_number(g)]
         if not doubtful:
@@ -159,16 +157,19 @@ class GradientReducer:
             mean = self._averaging.wait(sent.handle)
             if mean is not sent.gradient:
                 mean = self._compression.decompress(mean, sent.context).to(sent.gradient.dtype)
-                mean = mean.to_sparse() if sent.gradient.is_sparse else mean
-            parameter.grad = mean
+                parameter.grad = mean.to_sparse() if sent.gradient.is_sparse else mean
         self._under_way.clear()
 
 
-def _all_differ_from_zero(numbers: list[torch.Tensor]) -> bool:
-    """Whether none of these tensors of one number is zero or empty; of one type, or it is not known."""
-    if len({number.dtype for number in numbers}) > 1:
-        return False
-    return not numbers or (bool(torch.cat(numbers).all()) and all(map(torch.numel, numbers)))
+def _all_begin_with_a_number(gradients: list[torch.Tensor | None]) -> bool:
+    """Whether the first element of each differs from zero; also False where that takes longer to find out."""
+    first: list[torch.Tensor] = []
+    for gradient in gradients:
+        if gradient is None or gradient.is_sparse or not gradient.numel():
+            return False
+        first.append(gradient.as_strided((1,), (1,)))
+    one_type = len({number.dtype for number in first}) == 1
+    return not first or (one_type and bool(torch.cat(first).all()))
 
 
 def _has_number(gradient: torch.Tensor) -> bool:
