@@ -13,11 +13,16 @@ from typing import Any
 
 from problems import Regression, leave, loader, quiet
 
-SECONDS = 3.0
+SECONDS, WINDOWS = 0.5, 8
 
 
 def wait() -> float:
-    """Seconds of processor time in a second of waiting."""
+    """Seconds of processor time in a second of waiting: the least of some windows, as others use the machine too."""
+    return min(window() for _ in range(WINDOWS))
+
+
+def window() -> float:
+    """The same, once."""
     begun = time.process_time()
     time.sleep(SECONDS)
     return (time.process_time() - begun) / SECONDS
