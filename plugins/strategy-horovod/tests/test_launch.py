@@ -70,7 +70,7 @@ def test_a_rank_that_waits_takes_no_more_of_the_processor_than_under_horovodrun(
     # horovod.run hands HOROVOD_CYCLE_TIME on as "(None,)", which Horovod takes for zero.
     bare = programs.train("idle.py", "bare", name="idle")
     assert min(ours) <= 1.5 * min(under_horovodrun), (ours, under_horovodrun)
-    assert min(bare) >= 1.5 * min(ours), f"horovod.run has been mended: {bare}, {ours}"
+    assert max(bare) >= 1.5 * min(ours), f"horovod.run has been mended: {bare}, {ours}"
 
 
 @pytest.mark.parametrize(
