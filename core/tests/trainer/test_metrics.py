@@ -61,7 +61,7 @@ def test_names_when_both_are_kept(metrics):
         (sum, 10.0),
         (torch.max, 4.0),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__qualname__", repr(value)),
 )
 def test_how_an_epoch_is_combined(metrics, reduce_fx, expected):
     in_step(
