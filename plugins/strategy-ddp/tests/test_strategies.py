@@ -164,11 +164,11 @@ def test_ddp2_replicates_on_gpus_only():
             r"accelerator 'ipu' needs a backend .*\(Graphcore's IPUs\)",
         ),
         (
-            {"strategy": "horovod", "devices": "auto"},
-            r"strategy 'horovod' needs a backend .*\(Horovod",
+            {"strategy": "bagua", "devices": "auto"},
+            r"strategy 'bagua' needs a backend .*\(Bagua",
         ),
     ],
-    ids=["tpu", "ipu", "horovod"],
+    ids=["tpu", "ipu", "bagua"],
 )
 def test_backends_without_a_package(arguments, message):
     with pytest.raises(NotInstalledError, match=message):
