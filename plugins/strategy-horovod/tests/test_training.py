@@ -38,7 +38,8 @@ EXACT = {
     "everything": case(do=["fit", "validate", "predict"]),
     "divided before": case(strategy={"gradient_predivide_factor": 2.0}, trainer=THREE),
     "frozen": case("Frozen"),
-    "unfrozen": case("Frozen", arguments={"until": 3}),
+    "unfrozen": case("Frozen", arguments={"turns": [3]}),
+    "frozen and unfrozen": case("Frozen", arguments={"turns": [1, 2, 4, 5, 6]}),
     "unused": case("Unused"),
     "unused, accumulated": case("Unused", trainer=THREE),
     "never used": case("Unused", arguments={"every": 0}),
@@ -64,6 +65,22 @@ EXACT = {
     "evaluation alone": case(do=["validate", "predict"]),
 }
 
+# What changes the groups in which gradients travel, or which of them there are, once more with groups of one.
+EXACT |= {
+    f"{name}, each alone": {**EXACT[name], "each_alone": True}
+    for name in (
+        *("adamw", "momentum, accumulated, clipped", "frozen and unfrozen", "unused", "watching"),
+        *(
+            "never used",
+            "on one rank alone",
+            "sparse",
+            "growing",
+            "by hand, own cleared",
+            "grouped",
+        ),
+    )
+}
+
 INEXACT = {
     **{
         precision: {
@@ -74,6 +91,7 @@ INEXACT = {
         for precision in ("bf16-mixed", "16-mixed", "bf16-true")
     },
     "compressed": case(strategy={"compression": "fp16"}, trainer=THREE),
+    "compressed, each alone": case(strategy={"compression": "fp16"}, each_alone=True),
     "compressed, 16-mixed": {
         "module": "Regression",
         "strategy": {"compression": "fp16"},
@@ -97,6 +115,7 @@ REFUSED = {
     ),
     "no loss": (case("NoLoss"), "training_step returning None"),
     "reentrant": (case("Reentrant"), "use_reentrant=False"),
+    "reentrant, each alone": (case("Reentrant", each_alone=True), "use_reentrant=False"),
 }
 """What is only known when the processes run, and what they say, each of them."""
 

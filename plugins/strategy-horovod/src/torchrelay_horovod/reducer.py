@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from operator import is_
-from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -20,14 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from torchrelay.errors import UnsupportedError
 from torchrelay_horovod import vendor
 from torchrelay_horovod.collectives import NAME, HorovodCollectives
-
-
-class _Sent(NamedTuple):
-    """A gradient that is under way: Horovod's handle, what backward has computed, the context of the compression."""
-
-    handle: int
-    gradient: torch.Tensor
-    context: Any
+from torchrelay_horovod.groups import Group, Sent, divide
 
 
 class GradientReducer:
@@ -55,7 +47,8 @@ class GradientReducer:
         self._averaging = vendor.Averaging(predivide)
         self._hooks: dict[nn.Parameter, RemovableHandle] = {}
         self._watched: dict[int, list[nn.Parameter]] = {}
-        self._under_way: dict[nn.Parameter, _Sent] = {}
+        self._groups: dict[int, list[Group]] = {}
+        self._group_of: dict[torch.Tensor, Group] = {}
         self._twice = ""
 
     def watch(self, optimizer: Optimizer) -> list[nn.Parameter]:
@@ -78,7 +71,25 @@ class GradientReducer:
                 hook = parameter.register_post_accumulate_grad_hook(self._on_gradient)
                 self._hooks[parameter] = hook
         self._watched[id(optimizer)] = trained
+        self._group(id(optimizer), trained)
         return trained
+
+    def _group(self, owner: int, trained: list[nn.Parameter]) -> None:
+        """Put an optimizer's parameters into groups; those stay whose parameters are all still trained."""
+        wanted, kept = set(trained), []
+        for group in self._groups.get(owner, ()):
+            if wanted.issuperset(group.members):
+                kept.append(group)
+                wanted.difference_update(group.members)
+            else:
+                for parameter in group.members:
+                    self._group_of.pop(parameter, None)
+        made = [
+            Group(f"{NAME}.gradients.{self._names[part[0]]}.{len(part)}", part)
+            for part in divide(p for p in trained if p in wanted)
+        ]
+        self._groups[owner] = kept + made
+        self._group_of |= {p: group for group in made for p in group.members}
 
     def average(self, optimizer: Optimizer) -> None:
         """Make each gradient of an optimizer the mean over ranks. Collective.
@@ -90,10 +101,12 @@ class GradientReducer:
         """
         trained = self.watch(optimizer)
         used = [parameter.grad is not None for parameter in trained]
-        for parameter in trained:
-            if parameter not in self._under_way:
-                self._send(parameter)
-        self._receive()
+        groups = self._groups[id(optimizer)]
+        for group in groups:
+            if group.sent is None:
+                self._send(group)
+        for group in groups:
+            self._receive(group)
         self._leave_out(trained, used)
         if self._twice:
             raise UnsupportedError(
@@ -108,26 +121,48 @@ class GradientReducer:
             hook.remove()
         self._hooks.clear()
         self._watched.clear()
-        self._under_way.clear()
+        self._groups.clear()
+        self._group_of.clear()
 
     def _on_gradient(self, parameter: torch.Tensor) -> None:
-        if self.sending:
-            self._send(parameter)  # type: ignore[arg-type]
-
-    def _send(self, parameter: nn.Parameter) -> None:
-        name = self._names[parameter]
-        if parameter in self._under_way:
-            # Said when nothing is under way any more, so that all ranks come to say it.
-            self._twice = name
+        # None for a layer that was unfrozen since the last update: `average` will meet it.
+        group = self._group_of.get(parameter) if self.sending else None
+        if group is None:
             return
-        gradient = parameter.grad
-        if gradient is None:
-            gradient = parameter.grad = torch.zeros_like(parameter)
-        wire = gradient.to_dense() if gradient.is_sparse else gradient
-        wire, context = self._compression.compress(wire)
-        wire = (wire if wire.dtype in vendor.TYPES else wire.float()).contiguous()
-        handle = self._averaging.begin(wire, f"{NAME}.gradient.{name}")
-        self._under_way[parameter] = _Sent(handle, gradient, context)
+        if group.sent is not None:
+            # Said when nothing is under way any more, so that all ranks come to say it.
+            self._twice = self._names[parameter]  # type: ignore[index]
+            return
+        group.missing.discard(parameter)
+        if not group.missing:
+            self._send(group)
+
+    def _send(self, group: Group) -> None:
+        gradients, wires, contexts = [], [], []
+        for parameter in group.members:
+            gradient = parameter.grad
+            if gradient is None:
+                gradient = parameter.grad = torch.zeros_like(parameter)
+            wire = gradient.to_dense() if gradient.is_sparse else gradient
+            wire, context = self._compression.compress(wire)
+            wires.append((wire if wire.dtype in vendor.TYPES else wire.float()).contiguous())
+            gradients.append(gradient)
+            contexts.append(context)
+        handle = self._averaging.begin(wires, group.name)
+        group.sent = Sent(handle, gradients, contexts)
+
+    def _receive(self, group: Group) -> None:
+        sent = group.sent
+        if sent is None:
+            return
+        means = self._averaging.wait(sent.handle)
+        for parameter, mean, gradient, context in zip(
+            group.members, means, sent.gradients, sent.contexts, strict=True
+        ):
+            if mean is not gradient:
+                whole = self._compression.decompress(mean, context).to(gradient.dtype)
+                parameter.grad = whole.to_sparse() if gradient.is_sparse else whole
+        group.reset()
 
     def _leave_out(self, trained: list[nn.Parameter], used: list[bool]) -> None:
         """Take away the gradients of parameters that no rank has used. Collective where some gradient is zero.
@@ -147,18 +182,10 @@ class GradientReducer:
             return
         votes = torch.tensor([float(used[i]) for i in doubtful], device=trained[0].device)
         name = f"{NAME}.has_gradient.{self._names[trained[0]]}.{len(doubtful)}"
-        somewhere = self._averaging.wait(self._averaging.begin(votes, name)).tolist()
-        for i, share in zip(doubtful, somewhere, strict=True):
+        (shares,) = self._averaging.wait(self._averaging.begin([votes], name))
+        for i, share in zip(doubtful, shares.tolist(), strict=True):
             if not share:
                 trained[i].grad = None
-
-    def _receive(self) -> None:
-        for parameter, sent in self._under_way.items():
-            mean = self._averaging.wait(sent.handle)
-            if mean is not sent.gradient:
-                mean = self._compression.decompress(mean, sent.context).to(sent.gradient.dtype)
-                parameter.grad = mean.to_sparse() if sent.gradient.is_sparse else mean
-        self._under_way.clear()
 
 
 def _all_begin_with_a_number(gradients: list[torch.Tensor | None]) -> bool:

@@ -287,7 +287,7 @@ def reduce_in_place(buffer: torch.Tensor, op: str, name: str, group: Any) -> Non
 
 
 class Averaging:
-    """Averages tensors in place, each while others are computed; looks Horovod's functions up once.
+    """Averages tensors in place, some together, while others are computed; looks Horovod's functions up once.
 
     Args:
         predivide: by which a tensor is divided before the sum; the rest of the division comes after it.
@@ -295,30 +295,30 @@ class Averaging:
 
     def __init__(self, predivide: float) -> None:
         hvd = _hvd()
-        self._begin, self._finish = hvd.allreduce_async_, hvd.synchronize
+        self._begin, self._finish = hvd.grouped_allreduce_async_, hvd.synchronize
         self._options = (hvd.Average, 1.0 / predivide, predivide)
         self._lost = import_module("horovod.common.exceptions").HorovodInternalError
 
-    def begin(self, tensor: torch.Tensor, name: str) -> int:
-        """Begin with a contiguous tensor of one of `TYPES`, not to be touched until `wait`; its handle. Collective.
+    def begin(self, tensors: list[torch.Tensor], name: str) -> int:
+        """Begin with contiguous tensors of one of `TYPES`, not to be touched until `wait`; their handle. Collective.
 
         Args:
-            tensor: of the same shape and type on all ranks.
+            tensors: of the same shapes and type on all ranks.
             name: the same on all ranks.
         """
         try:
-            handle: int = self._begin(tensor, None, name, *self._options)
+            handle: int = self._begin(tensors, None, name, *self._options)
         except self._lost as error:
             raise _translated(error) from error
         return handle
 
-    def wait(self, handle: int) -> torch.Tensor:
-        """The tensor of a handle, when it is there."""
+    def wait(self, handle: int) -> Sequence[torch.Tensor]:
+        """The tensors of a handle, when they are there."""
         try:
-            tensor: torch.Tensor = self._finish(handle)
+            tensors: Sequence[torch.Tensor] = self._finish(handle)
         except self._lost as error:
             raise _translated(error) from error
-        return tensor
+        return tensors
 
 
 def gather(payload: torch.Tensor, name: str, group: Any) -> torch.Tensor:

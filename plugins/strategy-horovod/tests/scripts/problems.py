@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,17 +74,17 @@ class Frozen(Regression):
     """The first layer is not trained, though the optimizer has it.
 
     Args:
-        until: batch in which it is trained from then on.
+        turns: batches of each epoch in which it begins to be trained, or ceases to be.
     """
 
-    def __init__(self, optimizer: str = "momentum", until: int | None = None) -> None:
+    def __init__(self, optimizer: str = "momentum", turns: Sequence[int] = ()) -> None:
         super().__init__(optimizer)
-        self.until = until
+        self.turns = turns
         self.first.requires_grad_(False)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        if batch_idx == self.until:
-            self.first.requires_grad_(True)
+        if batch_idx in self.turns:
+            self.first.requires_grad_(not self.first.weight.requires_grad)
 
 
 class Growing(Regression):

@@ -8,6 +8,7 @@ CASES is a file with a JSON object: the name of each case and what it is:
     strategy    an alias, or options of HorovodStrategy; a list of several for as many fits of one module
     trainer     arguments of the Trainer
     do          what to call, `["fit"]` unless said
+    each_alone  true where each gradient is to travel by itself; small as these modules are, all would travel together
     refused     true where every rank is to be refused; another refusal ends the program
 
 One process alone trains by `single_device`, on the whole of each batch.
@@ -23,12 +24,14 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import problems
 import torch
 from problems import BATCH, STEPS, leave, loader, quiet, state_of, strategy_of
 
 from torchrelay.errors import UserError
+from torchrelay_horovod import groups
 
 
 class Told(logging.Handler):
@@ -101,7 +104,8 @@ def main(devices: int, cases: dict[str, Any]) -> None:
     for name, case in cases.items():
         begun = time.monotonic()
         try:
-            outcomes[name] = run(case, devices)
+            with patch.object(groups, "SIZE", 1 if case.get("each_alone") else groups.SIZE):
+                outcomes[name] = run(case, devices)
         except Exception:
             sys.stderr.write(f"in the case {name!r}:\n")
             raise
