@@ -497,7 +497,9 @@ def refusal(strategy, module=None, **arguments):
     return str(raised.value)
 
 
-@pytest.mark.parametrize("strategy", ["ddp_fully_sharded", DDPFullyShardedStrategy()], ids=str)
+@pytest.mark.parametrize(
+    "strategy", ["ddp_fully_sharded", DDPFullyShardedStrategy()], ids=["alias", "instance"]
+)
 def test_fully_sharded_is_refused_on_the_cpu(strategy):
     message = refusal(strategy)
     assert "computes on CUDA streams" in message
