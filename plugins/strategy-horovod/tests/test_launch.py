@@ -65,12 +65,16 @@ def test_processes_that_horovodrun_has_started_are_taken(programs, distance):
 
 
 def test_a_rank_that_waits_takes_no_more_of_the_processor_than_under_horovodrun(programs):
-    ours = programs.train("idle.py", name="idle")
-    under_horovodrun = programs.train("idle.py", name="idle", launcher=HOROVODRUN)
-    # horovod.run hands HOROVOD_CYCLE_TIME on as "(None,)", which Horovod takes for zero.
-    bare = programs.train("idle.py", "bare", name="idle")
-    assert min(ours) <= 1.5 * min(under_horovodrun), (ours, under_horovodrun)
-    assert max(bare) >= 1.5 * min(ours), f"horovod.run has been mended: {bare}, {ours}"
+    # Both at once, as the same wait takes more where others use the machine.
+    processes = [
+        programs.start("idle.py", "ours"),
+        programs.start("idle.py", "horovodrun", launcher=HOROVODRUN),
+    ]
+    for process in processes:
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+    ours, theirs = (min(programs.results(name)) for name in ("ours", "horovodrun"))
+    assert 0 < ours <= 1.5 * theirs + 0.03
 
 
 @pytest.mark.parametrize(
@@ -264,6 +268,13 @@ def test_a_cluster_s_variables_beside_horovodrun_s_are_of_no_account(monkeypatch
 def test_without_a_cluster_the_environment_is_local():
     trainer = Trainer(strategy="horovod", accelerator="cpu", devices=2, **QUIET)
     assert isinstance(trainer.strategy.cluster_environment, LocalEnvironment)
+
+
+@pytest.mark.parametrize("port", [1024, 14999, 15000, 22500, 24278, 29999, 30000, 65535])
+def test_the_port_of_rank_0_is_not_horovod_s(port):
+    says = variables({**HOROVOD_SAYS, "HOROVOD_GLOO_RENDEZVOUS_PORT": port})
+    assert 15000 <= HorovodEnvironment(says).main_port < 30000
+    assert HorovodEnvironment(says).main_port != port
 
 
 def test_where_rank_0_is_has_to_be_said_on_several_machines():

@@ -73,7 +73,9 @@ class HorovodEnvironment(ClusterEnvironment):
         if "MASTER_PORT" in self.environ:
             return self.number("MASTER_PORT")
         first, beyond = PORTS
-        return first + self.number("HOROVOD_GLOO_RENDEZVOUS_PORT") % (beyond - first)
+        # Half the range further than it would be: the rendezvous may be in the range, and is never met so.
+        shifted = self.number("HOROVOD_GLOO_RENDEZVOUS_PORT") + (beyond - first) // 2
+        return first + shifted % (beyond - first)
 
     @property
     def _rendezvous(self) -> str:
