@@ -1,8 +1,8 @@
 """How much of a processor each rank takes while it waits for a slow step, here or under Horovod's own launcher.
 
-python idle.py [bare]
+python idle.py NAME
 
-`bare` lets `horovod.run` start the processes, for comparison.
+Each rank leaves it under NAME.
 """
 
 from __future__ import annotations
@@ -29,33 +29,21 @@ def window() -> float:
 
 
 class Slow(Regression):
-    """Waits in a step."""
+    """Waits in a step, and leaves what that took under a name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         if batch_idx == 1:
-            leave("idle", self.global_rank, wait())
+            leave(self.name, self.global_rank, wait())
         return super().training_step(batch, batch_idx)
 
 
-def bare() -> float:
-    """The same in a process that `horovod.run` has started."""
-    import horovod.torch as hvd
-
-    hvd.init()
-    found = wait()
-    hvd.shutdown()
-    return found
-
-
-def main() -> None:
-    if sys.argv[1:] == ["bare"]:
-        import horovod
-
-        for rank, found in enumerate(horovod.run(bare, num_proc=2, use_gloo=True)):
-            leave("idle", rank, found)
-    else:
-        quiet(strategy="horovod", devices=2, max_steps=3).fit(Slow(), loader(4))
+def main(name: str) -> None:
+    quiet(strategy="horovod", devices=2, max_steps=3).fit(Slow(name), loader(4))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])
