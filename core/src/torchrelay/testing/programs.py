@@ -12,22 +12,12 @@ from typing import Any
 
 import torch
 
+from torchrelay.testing.foreign import LAUNCHERS
+
 LIMIT = 100
 """Seconds that a program may take."""
 
-# What a scheduler or another launcher may have left in the environment of the tests themselves.
-_FOREIGN = (
-    "SLURM_",
-    "LSB_",
-    "JSM_",
-    "OMPI_",
-    "PMI",
-    "MV2_",
-    "TORCHELASTIC_",
-    "HOROVOD_",
-    "KUBERNETES_",
-    "TORCHRELAY_",
-)
+_FOREIGN = (*LAUNCHERS, "TORCHRELAY_")
 _RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 

@@ -14,21 +14,11 @@ from pathlib import Path
 
 from torchrelay.testing.checks import Program
 from torchrelay.testing.context import KIT_VARIABLE
+from torchrelay.testing.foreign import LAUNCHERS
 from torchrelay.testing.outcome import Outcome
 from torchrelay.testing.subject import Subject
 
-# What a scheduler or another launcher has set for the kit's own process, which is no part of the program's run.
-_FOREIGN = (
-    "SLURM_",
-    "LSB_",
-    "JSM_",
-    "OMPI_",
-    "PMI",
-    "MV2_",
-    "TORCHELASTIC_",
-    "HOROVOD_",
-    "TORCHRELAY_WORKER",
-)
+_FOREIGN = (*LAUNCHERS, "TORCHRELAY_WORKER")
 _TORCH_LEAVES = ("tmp/torchinductor_",)
 _RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
