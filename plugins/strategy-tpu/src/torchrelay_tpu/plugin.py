@@ -7,22 +7,31 @@ from collections.abc import Iterable
 from torchrelay.plugin import (
     AcceleratorSpec,
     Capabilities,
+    Capability,
     DiagnosticSpec,
     Requirement,
     StrategySpec,
     hookimpl,
+    unsupported,
 )
 
 REQUIRES = (Requirement(module="torch_xla", install='pip install "torch==2.9.*" "torch-xla==2.9.*"'),)
 
 PRECISIONS = ("32-true", "bf16-true", "bf16-mixed")
 
-CAPABILITIES = Capabilities(precisions=PRECISIONS)
+CAPABILITIES = Capabilities(
+    declared={
+        Capability.MULTIPLE_NODES: unsupported(
+            "a TPU slice of several hosts has not been run; take num_nodes=1"
+        ),
+    },
+    precisions=PRECISIONS,
+)
 
 
 @hookimpl
 def torchrelay_strategies() -> Iterable[StrategySpec]:
-    """One device."""
+    """One device, or all of them in one process."""
     for alias in ("single_tpu", "single_device"):
         yield StrategySpec(
             alias=alias,
@@ -31,6 +40,22 @@ def torchrelay_strategies() -> Iterable[StrategySpec]:
             accelerators=("tpu",),
             capabilities=CAPABILITIES,
             requires=REQUIRES,
+        )
+
+
+    for alias, shards, what in (
+        ("tpu_spmd", False, "batches"),
+        ("tpu_fsdp", True, "batches, parameters and optimizer state"),
+    ):
+        yield StrategySpec(
+            alias=alias,
+            target="torchrelay_tpu.spmd:XLASPMDStrategy",
+            description=f"One process for all devices of XLA's, between which {what} are divided.",
+            accelerators=("tpu",),
+            presets={"shard_parameters": shards},
+            capabilities=CAPABILITIES,
+            requires=REQUIRES,
+            process_per_device=False,
         )
 
 

@@ -11,10 +11,13 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from torchrelay.errors import LaunchError
+from torchrelay.errors import ConfigurationError, LaunchError, TorchrelayError
 
 TESTED = "2.9"
 """The minor release of torch-xla that was run, and of torch that it is compiled against."""
+
+AXIS = "devices"
+"""Name of the one axis of the mesh."""
 
 _SPMD = "XLA_USE_SPMD"
 
@@ -79,14 +82,18 @@ def start(device: torch.device) -> None:
     os.environ.update({name: value for name, (_, value) in _set.items() if value is not None})
     xla = _xla()
     xla.devices()
-    for name in {*before, *os.environ}:
-        was, now = before.get(name), os.environ.get(name)
-        if was != now:
-            _set.setdefault(name, (was, now))
+    _note_changes(before)
     with torch.random.fork_rng(devices=[]):
         seed = int(torch.randint(2**31, ()))
     xla.manual_seed(seed, device)
     _try_backward(device)
+
+
+def _note_changes(before: Mapping[str, str]) -> None:
+    for name in {*before, *os.environ}:
+        was, now = before.get(name), os.environ.get(name)
+        if was != now:
+            _set.setdefault(name, (was, now))
 
 
 def _try_backward(device: torch.device) -> None:
@@ -114,6 +121,63 @@ def stop() -> None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = before
+
+
+# --- one process for all devices ------------------------------------------------------------------------
+
+NOT_STARTED = TorchrelayError("XLA is not started yet; call setup_environment() first")
+
+
+def use_spmd() -> None:
+    """Let XLA take all devices of this process for one; what has begun so stays so as long as the process.
+
+    Raises:
+        LaunchError: a device has been used otherwise in this process.
+    """
+    if _SPMD in _set:
+        return  # `start` sets it again
+    before = dict(os.environ)
+    if _xla()._XLAC._xla_get_spmd_config_is_locked():  # noqa: SLF001 - what use_spmd asks itself
+        raise LaunchError(
+            "XLA has been used in this process, device by device, and cannot take all devices for one any more; begin "
+            "with the SPMD strategy, in a process of its own"
+        )
+    _runtime().use_spmd()
+    _note_changes(before)
+
+
+class Mesh:
+    """All devices of this process, in a row.
+
+    Args:
+        size: how many there have to be.
+
+    Raises:
+        ConfigurationError: there are more or fewer.
+    """
+
+    def __init__(self, size: int) -> None:
+        there = int(_runtime().global_runtime_device_count())
+        if there != size:
+            raise ConfigurationError(
+                f"devices={size}, and XLA divides between all {there} that it sees; take devices={there}"
+            )
+        self.size = size
+        self._spmd = import_module("torch_xla.distributed.spmd")
+        self._mesh = self._spmd.Mesh(list(range(size)), (size,), (AXIS,))
+
+    def divide(self, tensor: torch.Tensor, dimension: int) -> torch.Tensor:
+        """Annotate a tensor, in place, as divided along a dimension; one without dimensions stays whole."""
+        if tensor.dim():
+            axes: list[str | None] = [None] * tensor.dim()
+            axes[dimension] = AXIS
+            self._spmd.mark_sharding(tensor, self._mesh, tuple(axes))
+        return tensor
+
+
+def sharding(tensor: torch.Tensor) -> str:
+    """How XLA divides a tensor, in its own words."""
+    return str(_xla()._XLAC._get_xla_sharding_spec(tensor))  # noqa: SLF001 - there is no public name
 
 
 def sync(*, wait: bool = False) -> None:
