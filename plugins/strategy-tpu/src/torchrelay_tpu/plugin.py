@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from torchrelay.plugin import (
     AcceleratorSpec,
     Capabilities,
     Capability,
+    CheckpointIOSpec,
     DiagnosticSpec,
+    EnvironmentSpec,
     Requirement,
     StrategySpec,
     hookimpl,
@@ -21,6 +24,10 @@ PRECISIONS = ("32-true", "bf16-true", "bf16-mixed")
 
 CAPABILITIES = Capabilities(
     declared={
+        Capability.CLOSURE_OPTIMIZERS: unsupported(
+            "XLA would compile anew each time that it decides by a loss whether to call its closure again; use SGD or "
+            'Adam, or accelerator="cpu"'
+        ),
         Capability.MULTIPLE_NODES: unsupported(
             "a TPU slice of several hosts has not been run; take num_nodes=1"
         ),
@@ -28,10 +35,38 @@ CAPABILITIES = Capabilities(
     precisions=PRECISIONS,
 )
 
+REPLICAS = Capabilities(
+    declared={
+        **CAPABILITIES.declared,
+        Capability.SKIPPED_STEPS: unsupported(
+            "replicas that skip leave the others waiting for their gradients; return a loss multiplied by zero instead"
+        ),
+        Capability.SYNC_BATCHNORM: unsupported(
+            "torch's SyncBatchNorm talks through torch.distributed, which is not there; take "
+            'strategy="tpu_spmd", whose batch norm is over the whole batch'
+        ),
+        Capability.UNUSED_LEFT_OUT: unsupported(
+            "replicas run the same graph, so each trained parameter has a gradient in each update; add "
+            "0 * parameter.sum() to the loss"
+        ),
+    },
+    precisions=PRECISIONS,
+)
+
+_DEBUG = {"debug": True}
+
+SPAWNED: Mapping[str, Mapping[str, Any]] = {
+    "tpu_spawn": {},
+    "tpu_spawn_debug": _DEBUG,
+    "ddp": {},
+    "ddp_spawn": {},
+}
+"""The aliases of TPUSpawnStrategy, each with what it stands for."""
+
 
 @hookimpl
 def torchrelay_strategies() -> Iterable[StrategySpec]:
-    """One device, or all of them in one process."""
+    """One device, a replica for each, or all of them in one process."""
     for alias in ("single_tpu", "single_device"):
         yield StrategySpec(
             alias=alias,
@@ -43,6 +78,16 @@ def torchrelay_strategies() -> Iterable[StrategySpec]:
         )
 
 
+    for alias, presets in SPAWNED.items():
+        yield StrategySpec(
+            alias=alias,
+            target="torchrelay_tpu.spawn:TPUSpawnStrategy",
+            description="A replica for each device of XLA's, each with the whole model; gradients are averaged.",
+            accelerators=("tpu",),
+            presets=presets,
+            capabilities=REPLICAS,
+            requires=REQUIRES,
+        )
     for alias, shards, what in (
         ("tpu_spmd", False, "batches"),
         ("tpu_fsdp", True, "batches, parameters and optimizer state"),
@@ -70,6 +115,27 @@ def torchrelay_accelerators() -> Iterable[AcceleratorSpec]:
         priority=60,
         precisions=PRECISIONS,
         requires=REQUIRES,
+    )
+
+
+@hookimpl
+def torchrelay_cluster_environments() -> Iterable[EnvironmentSpec]:
+    """Replicas that XLA has started, which may be threads."""
+    yield EnvironmentSpec(
+        name="xla",
+        target="torchrelay_tpu.environment:XLAEnvironment",
+        description="XLA's own replicas.",
+        priority=60,
+    )
+
+
+@hookimpl
+def torchrelay_checkpoint_ios() -> Iterable[CheckpointIOSpec]:
+    """Checkpoints whose tensors are on the CPU, for loops that hand over XLA's."""
+    yield CheckpointIOSpec(
+        name="xla",
+        target="torchrelay_tpu.checkpoint_io:XLACheckpointIO",
+        description="As torch, with tensors of XLA's copied to the CPU first.",
     )
 
 

@@ -62,6 +62,15 @@ class XLAStrategy(Strategy):
     def _tensor_to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self.root_device)
 
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """Run the module's `training_step`, whose random numbers follow from torch's generator and the batch's index.
+
+        `torch.manual_seed`, and with it `seed_everything`, does not reach XLA's generator, and checkpoints have the state
+        of torch's alone.
+        """
+        vendor.seed(self.root_device, batch_idx)
+        return super().training_step(batch, batch_idx)
+
     def grad_off(self) -> AbstractContextManager[Any]:
         """Tensors of inference mode could not be used by what is compiled for training."""
         return torch.no_grad()

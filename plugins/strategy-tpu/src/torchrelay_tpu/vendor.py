@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from torchrelay.errors import ConfigurationError, LaunchError, TorchrelayError
@@ -18,6 +20,9 @@ TESTED = "2.9"
 
 AXIS = "devices"
 """Name of the one axis of the mesh."""
+
+_STRIDE = 0x9E3779B97F4A7C15
+"""By which seeds of successive steps differ: the golden ratio's part of 2**64, as SplitMix64 takes it."""
 
 _SPMD = "XLA_USE_SPMD"
 
@@ -74,19 +79,20 @@ def is_started() -> bool:
 
 
 def start(device: torch.device) -> None:
-    """Import torch-xla, touch the device, and seed it as torch's generator is seeded, from which nothing is drawn.
-
-    `torch.manual_seed`, and with it `seed_everything`, leaves XLA's devices alone.
-    """
+    """Import torch-xla, touch the device, and seed it as torch's generator is seeded."""
     before = dict(os.environ)
     os.environ.update({name: value for name, (_, value) in _set.items() if value is not None})
     xla = _xla()
     xla.devices()
     _note_changes(before)
-    with torch.random.fork_rng(devices=[]):
-        seed = int(torch.randint(2**31, ()))
-    xla.manual_seed(seed, device)
+    seed(device, 0)
     _try_backward(device)
+
+
+def seed(device: torch.device, index: int) -> None:
+    """Seed a device by the state of torch's generator, from which nothing is drawn, and an index."""
+    state = torch.get_rng_state().view(torch.int64)
+    _xla().manual_seed((int(state.sum()) + index * _STRIDE) % 2**63, device)
 
 
 def _note_changes(before: Mapping[str, str]) -> None:
@@ -180,6 +186,84 @@ def sharding(tensor: torch.Tensor) -> str:
     return str(_xla()._XLAC._get_xla_sharding_spec(tensor))  # noqa: SLF001 - there is no public name
 
 
+# --- replicas -------------------------------------------------------------------------------------------
+
+_OPERATIONS = {
+    "mean": "REDUCE_SUM",
+    "sum": "REDUCE_SUM",
+    "min": "REDUCE_MIN",
+    "max": "REDUCE_MAX",
+    "product": "REDUCE_MUL",
+}
+
+
+def launch(function: Callable[..., None], arguments: tuple[Any, ...], start_method: str) -> None:
+    """Run `function(rank, *arguments)` in a replica for each device, and wait for them."""
+    _xla().launch(function, args=arguments, start_method=start_method)
+
+
+@contextmanager
+def explaining(debug: bool) -> Iterator[None]:
+    """Let what is launched inside say on stderr why it compiles and runs graphs."""
+    name = "PT_XLA_DEBUG_LEVEL"
+    before = os.environ.get(name)
+    if debug:
+        os.environ[name] = "2"
+    try:
+        yield
+    finally:
+        if debug and before is None:
+            os.environ.pop(name, None)
+        elif before is not None:
+            os.environ[name] = before
+
+
+def device() -> torch.device:
+    """The device of this replica."""
+    found: torch.device = _xla().device()
+    return found
+
+
+def place() -> tuple[int, int, int]:
+    """This replica among all, among those of its machine, and how many there are."""
+    runtime = _runtime()
+    return int(runtime.global_ordinal()), int(runtime.local_ordinal()), int(runtime.world_size())
+
+
+def share(module: nn.Module) -> None:
+    """Give every replica rank 0's parameters and buffers, in place. Collective."""
+    _model().broadcast_master_param(module)
+
+
+def reduce_gradients(optimizer: Optimizer) -> None:
+    """Average the gradients of an optimizer's parameters, in place, when the step runs. Collective."""
+    _model().reduce_gradients(optimizer)
+
+
+def all_reduce(buffer: torch.Tensor, op: str, to: torch.device) -> torch.Tensor:
+    """The sum, smallest, largest or product over all replicas (*s), on the CPU. Collective.
+
+    Args:
+        buffer: of shape (*s), on the CPU.
+        op: as of `torchrelay.collectives`; "mean" sums.
+        to: the device of this replica.
+    """
+    model = _model()
+    result: torch.Tensor = model.all_reduce(getattr(model, _OPERATIONS[op]), buffer.to(to)).cpu()
+    return result
+
+
+def all_gather(buffer: torch.Tensor, to: torch.device) -> torch.Tensor:
+    """Every replica's buffer (n), in rank order, as (world_size, n) on the CPU. Collective.
+
+    Args:
+        buffer: of shape (n), on the CPU.
+        to: the device of this replica.
+    """
+    result: torch.Tensor = _model().all_gather(buffer.to(to), dim=0).cpu()
+    return result.reshape(-1, buffer.numel())
+
+
 def sync(*, wait: bool = False) -> None:
     """Compile what is pending, unless it was before, and run it. Every replica has to come here.
 
@@ -207,6 +291,9 @@ def memory_stats(device: torch.device) -> dict[str, float]:
 def counters() -> dict[str, int]:
     """How many graphs this process has compiled, and how many it has run."""
     metrics = import_module("torch_xla.debug.metrics")
-    names = {"compilations": "CompileTime", "executions": "ExecuteTime"}
-    found = {name: metrics.metric_data(metric) for name, metric in names.items()}
-    return {name: 0 if data is None else int(data[0]) for name, data in found.items()}
+    names = {
+        "compilations": ("CompileTime",),
+        "executions": ("ExecuteTime", "ExecuteReplicatedTime"),
+    }
+    found = {name: map(metrics.metric_data, both) for name, both in names.items()}
+    return {name: sum(int(each[0]) for each in data if each) for name, data in found.items()}

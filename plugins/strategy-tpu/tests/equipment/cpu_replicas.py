@@ -1,0 +1,64 @@
+"""Test equipment: lets the replicas of XLA:CPU, threads of one process, communicate.
+
+XLA:CPU tells which calls of a collective belong together by an id of the compiled module, and each replica compiles a
+module of its own. Here one compiles at a time, so that the next finds the first one's module in the cache; all then run
+the same one. What makes one replica's graph differ from another's still hangs.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from typing import Any
+
+COLLECTIVES = (
+    *("all_reduce", "all_gather", "reduce_scatter", "all_to_all"),
+    *("collective_permute", "collective_broadcast"),
+)
+
+
+def install() -> None:
+    """Put it into torch-xla, which is imported."""
+    import torch_xla
+    import torch_xla.core.xla_model as xm
+
+    core, lock = torch_xla._XLAC, threading.RLock()
+    step_marker, sync_multi = core._xla_step_marker, core._xla_sync_multi
+    wait_device_ops = core._xla_wait_device_ops
+
+    def drain() -> None:
+        # A sync waits for the device's last execution, which may need the other replica, and with it the lock.
+        wait_device_ops(core._xla_real_devices([core._xla_get_default_device()]))
+
+    def mark(
+        device: str = "", devices: Any = (), wait: bool = False, reset_scope: bool = True
+    ) -> None:
+        drain()
+        with lock:
+            step_marker(device, list(devices), wait=False, reset_scope=reset_scope)
+        if wait:
+            drain()
+
+    def sync(tensors: Any, devices: Any = (), wait: bool = True, sync_xla_data: bool = True) -> None:
+        drain()
+        with lock:
+            sync_multi(tensors, list(devices), wait=False, sync_xla_data=sync_xla_data)
+        if wait:
+            drain()
+
+    def marking(collective: Any) -> Any:
+        @functools.wraps(collective)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if collective.__name__ == "all_gather":
+                # By default it pads by the replica's number, which makes each graph another one.
+                kwargs["pin_layout"] = False
+            result = collective(*args, **kwargs)
+            # Read at once, the result would be waited for with what the other replica needs to get here.
+            mark(wait=True, reset_scope=False)
+            return result
+
+        return call
+
+    core._xla_step_marker, core._xla_sync_multi = mark, sync
+    for name in COLLECTIVES:
+        setattr(xm, name, marking(getattr(xm, name)))
