@@ -110,7 +110,7 @@ class TestStrategy:
 
     @pytest.mark.parametrize(
         ("alias", "accelerator"),
-        [("bagua", "cuda"), ("tpu_spawn", "tpu"), ("ddp_spawn", "tpu")],
+        [("bagua", "cuda"), ("hpu_parallel", "hpu"), ("ddp", "hpu")],
     )
     def test_nobody_is_told_to_install_what_does_not_exist(self, site, alias, accelerator):
         with pytest.raises(NotInstalledError) as caught:

@@ -19,7 +19,7 @@ class Backend:
             to install it.
         strategies: its strategy classes, each with its aliases.
         accelerators: the accelerators that it brings.
-        shared: of its aliases, those that another backend gives as well; it claims them for its own
+        shared: of its aliases, those that another backend or core gives as well; it claims them for its own
             accelerators only.
     """
 
@@ -92,15 +92,15 @@ BACKENDS: tuple[Backend, ...] = (
     Backend(
         extra="tpu",
         distribution="torchrelay-tpu",
-        summary="torch-xla: TPUs, and whatever else XLA drives",
-        published=False,
+        summary="torch-xla: TPUs; one device, a replica for each, or sharded by annotation",
+        published=True,
         strategies={
             "TPUSpawnStrategy": ("tpu_spawn", "tpu_spawn_debug"),
             "SingleTPUStrategy": ("single_tpu",),
             "XLASPMDStrategy": ("tpu_spmd", "tpu_fsdp"),
         },
         accelerators=("tpu",),
-        shared=("ddp", "ddp_spawn"),
+        shared=("ddp", "ddp_spawn", "single_device"),
     ),
     Backend(
         extra="ipu",

@@ -2,12 +2,13 @@
 
 XLA:CPU tells which calls of a collective belong together by an id of the compiled module, and each replica compiles a
 module of its own. Here one compiles at a time, so that the next finds the first one's module in the cache; all then run
-the same one. What makes one replica's graph differ from another's still hangs.
+the same one, and mark their steps together. What makes one replica's graph differ from another's still hangs.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from typing import Any
 
@@ -16,6 +17,9 @@ COLLECTIVES = (
     *("collective_permute", "collective_broadcast"),
 )
 
+PATIENCE = 60.0
+"""Seconds that a replica waits for the others."""
+
 
 def install() -> None:
     """Put it into torch-xla, which is imported."""
@@ -23,6 +27,7 @@ def install() -> None:
     import torch_xla.core.xla_model as xm
 
     core, lock = torch_xla._XLAC, threading.RLock()
+    together = threading.Barrier(int(os.environ.get("CPU_NUM_DEVICES", "1")))
     step_marker, sync_multi = core._xla_step_marker, core._xla_sync_multi
     wait_device_ops = core._xla_wait_device_ops
 
@@ -34,6 +39,9 @@ def install() -> None:
         device: str = "", devices: Any = (), wait: bool = False, reset_scope: bool = True
     ) -> None:
         drain()
+        if core._xla_get_replication_devices_count() > 1:
+            # One that marks while the other is in a collective does not come back.
+            together.wait(PATIENCE)
         with lock:
             step_marker(device, list(devices), wait=False, reset_scope=reset_scope)
         if wait:
