@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 from torchrelay.testing.fixtures import distance as distance
 from torchrelay.testing.fixtures import gone as gone
 from torchrelay.testing.fixtures import no_cluster as no_cluster
@@ -10,3 +14,18 @@ from torchrelay.testing.fixtures import pytest_configure as pytest_configure
 from torchrelay.testing.fixtures import pytest_runtest_setup as pytest_runtest_setup
 from torchrelay.testing.fixtures import scripts as scripts
 from torchrelay.testing.fixtures import shared as shared
+from torchrelay.testing.programs import Programs
+
+
+@pytest.fixture(scope="session")
+def scripts_of():
+    """Makes `Programs` that leave their results in a folder."""
+    made = []
+
+    def make(folder):
+        made.append(Programs(Path(__file__).with_name("scripts"), folder))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()

@@ -100,8 +100,8 @@ def again(context: Context) -> None:
         torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
     )
     _leave(context, "second", problem or ("" if same else "it ends with other weights"))
-    world = context.subject.devices * context.subject.num_nodes
-    failing = Failing(context, "end", world - 1)
+    last = context.trainer().strategy.world_size - 1
+    failing = Failing(context, "end", last)
     problem = _attempt(context, failing)
     _leave(context, "failed", problem)
     _leave(context, "environment_after_failure", changes(environment))

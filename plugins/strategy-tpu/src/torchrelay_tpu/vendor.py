@@ -264,13 +264,9 @@ def all_gather(buffer: torch.Tensor, to: torch.device) -> torch.Tensor:
     return result.reshape(-1, buffer.numel())
 
 
-def sync(*, wait: bool = False) -> None:
-    """Compile what is pending, unless it was before, and run it. Every replica has to come here.
-
-    Args:
-        wait: until it has run.
-    """
-    _xla().sync(wait=wait)
+def sync() -> None:
+    """Compile what is pending, unless it was before, and run it. Every replica has to come here."""
+    syncer()()
 
 
 def syncer() -> Callable[[], None]:

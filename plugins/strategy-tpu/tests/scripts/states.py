@@ -1,0 +1,59 @@
+"""Links of chains of runs, each resumed from what another has written, under XLA and on the processor.
+
+python states.py STRATEGY DEVICES
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from problems import BATCH, OUT, Regression, Save, leave, loader, quiet, state_of
+
+HALF = 10
+"""Updates before the checkpoint: in the middle of the second epoch of three."""
+
+
+def whole(accelerator: str, strategy: str, devices: int, name: str, **options: Any) -> Any:
+    torch.manual_seed(2)
+    module = Regression(**options)
+    trainer = quiet(
+        strategy=strategy,
+        accelerator=accelerator,
+        devices=devices,
+        max_epochs=3,
+        callbacks=[Save(OUT / f"{name}.ckpt", HALF)],
+    )
+    trainer.fit(module, _loader(strategy, devices))
+    return state_of(module)
+
+
+def rest(accelerator: str, strategy: str, devices: int, name: str, **options: Any) -> Any:
+    torch.manual_seed(77)
+    module = Regression(**options)
+    trainer = quiet(strategy=strategy, accelerator=accelerator, devices=devices, max_epochs=3)
+    trainer.fit(module, _loader(strategy, devices), ckpt_path=OUT / f"{name}.ckpt")
+    return state_of(module)
+
+
+def _loader(strategy: str, devices: int) -> Any:
+    return loader(batch=BATCH // (devices if strategy == "tpu_spawn" else 1), shuffle=devices == 1)
+
+
+def main(strategy: str, devices: int) -> None:
+    here, there = ("tpu", strategy, devices), ("cpu", "single_device", 1)
+    found = {"whole": whole(*here, "here"), "resumed": rest(*here, "here")}
+    found["dropout"] = whole(*here, "dropout", dropout=0.5)
+    found["dropout, resumed"] = rest(*here, "dropout", dropout=0.5)
+    found["to the processor"] = rest(*there, "here")
+    found["on the processor"] = whole(*there, "there")
+    found["from the processor"] = rest(*here, "there")
+    found["devices"] = {
+        value.device.type for value in torch.load(OUT / "here.ckpt")["state_dict"].values()
+    }
+    leave("states", found)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
