@@ -72,6 +72,10 @@ class XLALauncher(Launcher):
         refuse_nested_launch()
         if self.environment.creates_processes:
             return function(*args)
+        with vendor.own_variables():
+            return self._launch(function, args)
+
+    def _launch(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         if vendor.is_started():
             raise LaunchError(
                 "XLA has been used in this process (a tensor on 'xla', torch_xla.device(), a fit on one device), and "

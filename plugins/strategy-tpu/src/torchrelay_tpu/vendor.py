@@ -80,10 +80,8 @@ def is_started() -> bool:
 
 def start(device: torch.device) -> None:
     """Import torch-xla, touch the device, and seed it as torch's generator is seeded."""
-    before = dict(os.environ)
-    os.environ.update({name: value for name, (_, value) in _set.items() if value is not None})
-    xla = _xla()
-    xla.devices()
+    before = _begin()
+    _xla().devices()
     _note_changes(before)
     seed(device, 0)
     _try_backward(device)
@@ -93,6 +91,13 @@ def seed(device: torch.device, index: int) -> None:
     """Seed a device by the state of torch's generator, from which nothing is drawn, and an index."""
     state = torch.get_rng_state().view(torch.int64)
     _xla().manual_seed((int(state.sum()) + index * _STRIDE) % 2**63, device)
+
+
+def _begin() -> dict[str, str]:
+    """The environment variables as they are, before those of torch-xla's are set again."""
+    before = dict(os.environ)
+    os.environ.update({name: value for name, (_, value) in _set.items() if value is not None})
+    return before
 
 
 def _note_changes(before: Mapping[str, str]) -> None:
@@ -117,6 +122,17 @@ def _try_backward(device: torch.device) -> None:
             "a backward pass ran in this process before XLA was started, and torch's autograd engine knows no device "
             "that comes later; train on the TPU first, or call torch_xla.devices() at the top of the program"
         ) from error
+
+
+@contextmanager
+def own_variables() -> Iterator[None]:
+    """Let torch-xla be imported inside, and put back afterwards what that has set."""
+    before = _begin()
+    try:
+        yield
+    finally:
+        _note_changes(before)
+        stop()
 
 
 def stop() -> None:
