@@ -16,6 +16,14 @@ from torchrelay.callbacks import Callback
 from torchrelay_tpu import vendor
 
 
+def counts() -> dict[str, int]:
+    """What has been compiled and run, when nothing is under way."""
+    import torch_xla.core.xla_model as xm
+
+    xm.wait_device_ops()
+    return vendor.counters()
+
+
 class Count(Callback):
     """Keeps the counts of each epoch, from its first batch to its last."""
 
@@ -23,10 +31,10 @@ class Count(Callback):
         self.epochs: list[dict[str, int]] = []
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        self.begun = vendor.counters()
+        self.begun = counts()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        now = vendor.counters()
+        now = counts()
         self.epochs.append({name: now[name] - self.begun[name] for name in now})
 
 
@@ -67,14 +75,14 @@ def bare(number: int = BATCH * BATCHES) -> list[dict[str, int]]:
     optimizer = OPTIMIZERS["adamw"](module.parameters())
     found = []
     for _ in range(3):
-        begun = vendor.counters()
+        begun = counts()
         for x, y in MpDeviceLoader(loader(number), device):
             optimizer.zero_grad()
             module.seen += 1
             nn.functional.mse_loss(module(x), y).backward()
             optimizer.step()
         torch_xla.sync(wait=True)
-        found.append({name: value - begun[name] for name, value in vendor.counters().items()})
+        found.append({name: value - begun[name] for name, value in counts().items()})
     return found
 
 
