@@ -66,6 +66,4 @@ def test_a_part_of_the_devices_is_refused(monkeypatch):
 @pytest.mark.parametrize("precision", ["16-mixed", "64-true"])
 def test_a_precision_that_tpus_have_not_is_refused(precision):
     with pytest.raises(ConfigurationError, match="32-true, bf16-true, bf16-mixed"):
-        Trainer(
-            strategy="single_tpu", accelerator="tpu", devices=1, precision=precision, **QUIET
-        )
+        Trainer(strategy="single_tpu", accelerator="tpu", devices=1, precision=precision, **QUIET)

@@ -84,7 +84,7 @@ class XLACollectives(Collectives):
     def all_gather(self, value: Any, sync_grads: bool = False) -> Any:
         """Collect tensors of equal shape from all replicas, all of a container in one go.
 
-        With `sync_grads`, the gradient of a replica's tensor is the sum, over all losses, of the gradients of its slice.
+        With `sync_grads`, the gradient of a replica's tensor is the sum, over all losses, of its slice's.
 
         Raises:
             ConfigurationError: a leaf that is neither tensor nor number.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -64,7 +65,7 @@ def _places_of(module: nn.Module) -> dict[nn.Parameter, list[Place]]:
     return places
 
 
-def _follow(optimizer: Optimizer, before: dict[nn.Parameter, nn.Parameter]) -> None:
+def _follow(optimizer: Optimizer, before: Mapping[Any, nn.Parameter]) -> None:
     """Let an optimizer have other parameters, and its state on the CPU."""
     for group in optimizer.param_groups:
         group["params"] = [before.get(each, each) for each in group["params"]]

@@ -18,7 +18,9 @@ from torchrelay.plugin import (
     unsupported,
 )
 
-REQUIRES = (Requirement(module="torch_xla", install='pip install "torch==2.9.*" "torch-xla==2.9.*"'),)
+REQUIRES = (
+    Requirement(module="torch_xla", install='pip install "torch==2.9.*" "torch-xla==2.9.*"'),
+)
 
 PRECISIONS = ("32-true", "bf16-true", "bf16-mixed")
 
@@ -76,7 +78,6 @@ def torchrelay_strategies() -> Iterable[StrategySpec]:
             capabilities=CAPABILITIES,
             requires=REQUIRES,
         )
-
 
     for alias, presets in SPAWNED.items():
         yield StrategySpec(

@@ -18,6 +18,6 @@ def processes(environment: ClusterEnvironment) -> Iterator[str]:
         return
     target = " ".join(Program.current().target) or "train.py"
     yield (
-        f"{environment.name} started {environment.world_size} processes, of which XLA does not know, so that each of them "
-        f"would take itself for the only one; start the program by itself, and XLA starts its processes: python {target}"
+        f"{environment.name} started {environment.world_size} processes, of which XLA does not know, so that each "
+        f"would take itself for the only one; start the program alone, and XLA starts its processes: python {target}"
     )

@@ -70,7 +70,7 @@ class TPUSpawnStrategy(XLAStrategy, ParallelStrategy):
         there = self.accelerator.count()
         if self.processes_per_node != there:
             reasons.append(
-                f"devices={self.processes_per_node}: XLA starts a replica for each of the {there} devices that are here; "
+                f"devices={self.processes_per_node}: XLA starts a replica for each of the {there} devices here; "
                 f'take devices={there}, or strategy="single_tpu" for one'
             )
         return reasons
@@ -107,7 +107,7 @@ class TPUSpawnStrategy(XLAStrategy, ParallelStrategy):
                 if parameter.requires_grad and parameter.grad is None:
                     raise ConfigurationError(
                         f"{self.parameter_names().get(parameter, 'a parameter')} is unused in this update, on rank "
-                        f"{self.global_rank} at least, and replicas have to run the same graph; add 0 * parameter.sum() "
+                        f"{self.global_rank} at least, and replicas have to run one graph; add 0 * parameter.sum() "
                         "to the loss, or freeze it by requires_grad_(False)"
                     )
         vendor.reduce_gradients(optimizer)

@@ -65,8 +65,8 @@ class XLAStrategy(Strategy):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         """Run the module's `training_step`, whose random numbers follow from torch's generator and the batch's index.
 
-        `torch.manual_seed`, and with it `seed_everything`, does not reach XLA's generator, and checkpoints have the state
-        of torch's alone.
+        `torch.manual_seed`, and with it `seed_everything`, does not reach XLA's generator, and checkpoints have the
+        state of torch's alone.
         """
         vendor.seed(self.root_device, batch_idx)
         return super().training_step(batch, batch_idx)
@@ -79,11 +79,13 @@ class XLAStrategy(Strategy):
 
     def model_state(self) -> dict[str, Any]:
         """The module's state by parameter name, on the CPU. Collective."""
-        return self.on_cpu(super().model_state())
+        state: dict[str, Any] = self.on_cpu(super().model_state())
+        return state
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """An optimizer's state by parameter name, on the CPU. Collective."""
-        return self.on_cpu(super().optimizer_state(optimizer))
+        state: dict[str, Any] = self.on_cpu(super().optimizer_state(optimizer))
+        return state
 
     def load_model_state(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
         """Load a state by parameter name. Collective."""

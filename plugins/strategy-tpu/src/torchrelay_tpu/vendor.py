@@ -1,4 +1,4 @@
-"""The only module that imports torch-xla, when a function here is called. Names of torch-xla 2.9; none is deprecated."""
+"""The only module that imports torch-xla, when a function here is called. Names of torch-xla 2.9, none deprecated."""
 
 from __future__ import annotations
 

@@ -26,35 +26,57 @@ def install() -> None:
     import torch_xla
     import torch_xla.core.xla_model as xm
 
-    core, lock = torch_xla._XLAC, threading.RLock()
-    together = threading.Barrier(int(os.environ.get("CPU_NUM_DEVICES", "1")))
-    step_marker, sync_multi = core._xla_step_marker, core._xla_sync_multi
-    wait_device_ops = core._xla_wait_device_ops
+    together = Together(torch_xla._XLAC)
+    torch_xla._XLAC._xla_step_marker = together.mark
+    torch_xla._XLAC._xla_sync_multi = together.sync
+    for name in COLLECTIVES:
+        setattr(xm, name, together.marking(getattr(xm, name)))
 
-    def drain() -> None:
-        # A sync waits for the device's last execution, which may need the other replica, and with it the lock.
-        wait_device_ops(core._xla_real_devices([core._xla_get_default_device()]))
+
+class Together:
+    """Replicas that mark their steps together, and compile one after the other.
+
+    Args:
+        core: torch-xla's compiled module, with its own functions still.
+    """
+
+    def __init__(self, core: Any) -> None:
+        self._core = core
+        self._step_marker, self._sync_multi = core._xla_step_marker, core._xla_sync_multi
+        self._lock = threading.RLock()
+        self._barrier = threading.Barrier(int(os.environ.get("CPU_NUM_DEVICES", "1")))
+
+    def drain(self) -> None:
+        """Wait for this replica's last execution, which may need the other replica, and with it the lock."""
+        core = self._core
+        core._xla_wait_device_ops(core._xla_real_devices([core._xla_get_default_device()]))
 
     def mark(
-        device: str = "", devices: Any = (), wait: bool = False, reset_scope: bool = True
+        self, device: str = "", devices: Any = (), wait: bool = False, reset_scope: bool = True
     ) -> None:
-        drain()
-        if core._xla_get_replication_devices_count() > 1:
+        """Run what is pending."""
+        self.drain()
+        if self._core._xla_get_replication_devices_count() > 1:
             # One that marks while the other is in a collective does not come back.
-            together.wait(PATIENCE)
-        with lock:
-            step_marker(device, list(devices), wait=False, reset_scope=reset_scope)
+            self._barrier.wait(PATIENCE)
+        with self._lock:
+            self._step_marker(device, list(devices), wait=False, reset_scope=reset_scope)
         if wait:
-            drain()
+            self.drain()
 
-    def sync(tensors: Any, devices: Any = (), wait: bool = True, sync_xla_data: bool = True) -> None:
-        drain()
-        with lock:
-            sync_multi(tensors, list(devices), wait=False, sync_xla_data=sync_xla_data)
+    def sync(
+        self, tensors: Any, devices: Any = (), wait: bool = True, sync_xla_data: bool = True
+    ) -> None:
+        """Run what some tensors need."""
+        self.drain()
+        with self._lock:
+            self._sync_multi(tensors, list(devices), wait=False, sync_xla_data=sync_xla_data)
         if wait:
-            drain()
+            self.drain()
 
-    def marking(collective: Any) -> Any:
+    def marking(self, collective: Any) -> Any:
+        """A collective that runs at once."""
+
         @functools.wraps(collective)
         def call(*args: Any, **kwargs: Any) -> Any:
             if collective.__name__ == "all_gather":
@@ -62,11 +84,7 @@ def install() -> None:
                 kwargs["pin_layout"] = False
             result = collective(*args, **kwargs)
             # Read at once, the result would be waited for with what the other replica needs to get here.
-            mark(wait=True, reset_scope=False)
+            self.mark(wait=True, reset_scope=False)
             return result
 
         return call
-
-    core._xla_step_marker, core._xla_sync_multi = mark, sync
-    for name in COLLECTIVES:
-        setattr(xm, name, marking(getattr(xm, name)))

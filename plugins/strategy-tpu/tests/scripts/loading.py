@@ -68,7 +68,11 @@ def main() -> None:
     trainer.fit(Regression(), loader())
     given = loader()
     wrapped: Any = trainer.strategy.process_dataloader(given, "train")
-    found["length"] = (type(wrapped) is DeviceLoader, len(wrapped), wrapped.dataset is given.dataset)
+    found["length"] = (
+        type(wrapped) is DeviceLoader,
+        len(wrapped),
+        wrapped.dataset is given.dataset,
+    )
     found["threads"] = left_by_a_break(trainer.strategy)
     found["swallowed"] = swallowed()
     module = Regression()

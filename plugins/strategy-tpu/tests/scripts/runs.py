@@ -30,7 +30,9 @@ def run(case: dict[str, Any], strategy: str, accelerator: str, devices: int) -> 
     """What a case arrived at."""
     module = Regression(**case.get("arguments", {}))
     own = dict(module.named_parameters())
-    batches = loader(case.get("number", len(data())), 8 // (devices if strategy == "tpu_spawn" else 1))
+    batches = loader(
+        case.get("number", len(data())), 8 // (devices if strategy == "tpu_spawn" else 1)
+    )
     options = {"strategy": strategy, "accelerator": accelerator, "devices": devices}
     trainer = quiet(**options, **case.get("trainer", {}))
     trainer.fit(module, batches, batches)
