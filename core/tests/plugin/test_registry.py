@@ -193,9 +193,9 @@ class TestStrategy:
         assert make(site).strategy("x", "cuda").spec.alias == "x"
 
     def test_the_wrong_accelerator_knows_whose_it_would_be(self, site):
-        site.plugin("torchrelay-ddp", strategies("alias='ddp_spawn', accelerators=('cpu',)"))
-        with pytest.raises(ConfigurationError, match=r"torch-xla.*no package for it yet"):
-            make(site).strategy("ddp_spawn", "tpu")
+        site.plugin("torchrelay-ddp", strategies("alias='ddp', accelerators=('cpu',)"))
+        with pytest.raises(ConfigurationError, match=r"Habana.*no package for it yet"):
+            make(site).strategy("ddp", "hpu")
 
     def test_a_missing_sdk_says_how_to_get_it(self, site):
         requires = "requires=(Requirement(module='npu_sdk.torch', install='run npu-install'),)"

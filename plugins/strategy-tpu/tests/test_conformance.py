@@ -1,8 +1,6 @@
-"""The conformance kit, with XLA on the processor: one device, two in one process, two replicas."""
+"""The conformance kit, with XLA on the processor: one device, and two in one process."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 
@@ -11,11 +9,8 @@ from torchrelay.testing import BasicTier, CapabilityTier, Subject
 # The first test that needs a program waits for it, and each program for torch-xla to be imported.
 pytestmark = pytest.mark.timeout(300)
 
-EQUIPMENT = str(Path(__file__).with_name("equipment") / "site")
-
 SINGLE = Subject("single_tpu", accelerator="tpu")
 SPMD = Subject("tpu_spmd", devices=2, accelerator="tpu")
-REPLICAS = Subject("tpu_spawn", devices=2, accelerator="tpu", python_path=(EQUIPMENT,))
 
 
 class TestSingleBasic(BasicTier):
@@ -32,11 +27,3 @@ class TestSPMDBasic(BasicTier):
 
 class TestSPMDCapabilities(CapabilityTier):
     subject = SPMD
-
-
-class TestReplicasBasic(BasicTier):
-    subject = REPLICAS
-
-
-class TestReplicasCapabilities(CapabilityTier):
-    subject = REPLICAS

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -13,21 +12,11 @@ from torchrelay.errors import ConfigurationError, LaunchError, UnsupportedError
 
 pytestmark = pytest.mark.timeout(150)
 
-EQUIPMENT = {"PYTHONPATH": str(Path(__file__).with_name("equipment") / "site")}
 TORCHRUN = (
     *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
     *("--local-addr", "127.0.0.1", "--nproc-per-node", "2"),
 )
 QUIET = {"enable_progress_bar": False, "logger": False, "enable_checkpointing": False}
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_replica_s_error_is_the_run_s(programs, rank):
-    done = programs.run("mortal.py", "tpu_spawn", str(rank), **EQUIPMENT)
-    assert done.returncode not in (0, None)
-    assert f"rank {rank} failed first" in done.stderr
-    assert "ValueError: the reason itself" in done.stderr
-    assert "BrokenProcessPool" not in done.stderr
 
 
 def test_no_device_is_touched_before_the_launch(programs):
@@ -39,7 +28,7 @@ def test_no_device_is_touched_before_the_launch(programs):
 def test_under_torchrun_nobody_trains_alone(programs):
     done = programs.run("mortal.py", "tpu_spawn", "0", launcher=TORCHRUN)
     assert done.returncode
-    assert "each of them would take itself for the only one" in done.stderr
+    assert "each would take itself for the only one" in done.stderr
     assert "python" in done.stderr
     assert "mortal.py" in done.stderr
 

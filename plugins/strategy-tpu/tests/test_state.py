@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 pytestmark = pytest.mark.timeout(300)
 
-EQUIPMENT = {"PYTHONPATH": str(Path(__file__).with_name("equipment") / "site")}
-
-STRATEGIES = {"single_tpu": 1, "tpu_fsdp": 2, "tpu_spawn": 2}
+STRATEGIES = {"single_tpu": 1, "tpu_fsdp": 2}
 
 
 @pytest.fixture(scope="module", params=STRATEGIES)
@@ -18,9 +14,8 @@ def states(request, tmp_path_factory, scripts_of):
     """The strategy, and what each link of its chain arrived at."""
     strategy = request.param
     programs = scripts_of(tmp_path_factory.mktemp(strategy))
-    equipment = EQUIPMENT if strategy == "tpu_spawn" else {}
     (found,) = programs.train(
-        "states.py", strategy, str(STRATEGIES[strategy]), ranks=1, name="states", **equipment
+        "states.py", strategy, str(STRATEGIES[strategy]), ranks=1, name="states"
     )
     return found
 

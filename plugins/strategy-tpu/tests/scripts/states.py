@@ -38,7 +38,9 @@ def rest(accelerator: str, strategy: str, devices: int, name: str, **options: An
 
 
 def _loader(strategy: str, devices: int) -> Any:
-    return loader(batch=BATCH // (devices if strategy == "tpu_spawn" else 1), shuffle=devices == 1)
+    # The order is drawn where there is one device throughout: replicas would share out another one.
+    shuffle = sys.argv[2] == "1"
+    return loader(batch=BATCH // (devices if strategy == "tpu_spawn" else 1), shuffle=shuffle)
 
 
 def main(strategy: str, devices: int) -> None:
