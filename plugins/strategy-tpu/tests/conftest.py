@@ -7,14 +7,19 @@ from pathlib import Path
 import pytest
 
 from torchrelay.testing.fixtures import distance as distance
-from torchrelay.testing.fixtures import gone as gone
 from torchrelay.testing.fixtures import no_cluster as no_cluster
 from torchrelay.testing.fixtures import programs as programs
 from torchrelay.testing.fixtures import pytest_configure as pytest_configure
-from torchrelay.testing.fixtures import pytest_runtest_setup as pytest_runtest_setup
 from torchrelay.testing.fixtures import scripts as scripts
 from torchrelay.testing.fixtures import shared as shared
 from torchrelay.testing.programs import Programs
+from torchrelay_tpu.probe import PCI, found
+
+
+def pytest_runtest_setup(item):
+    """Skip what is marked `tpu` where there is none; `PJRT_DEVICE`, by which the other tests run, does not count."""
+    if item.get_closest_marker("tpu") and not found({}, PCI).count:
+        pytest.skip("needs a TPU")
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +23,7 @@ from torchrelay_tpu.plugin import (
     torchrelay_diagnostics,
     torchrelay_strategies,
 )
-from torchrelay_tpu.probe import found
+from torchrelay_tpu.probe import CORES, found
 from torchrelay_tpu.spmd import dimension_of
 
 SPECS = {spec.alias: spec for spec in torchrelay_strategies()}
@@ -97,6 +100,12 @@ def test_chips_are_counted_by_their_devices(tmp_path, device, number):
     chips(tmp_path, device, device)
     chips(tmp_path, device, vendor="0x10de")
     assert found({}, tmp_path).count == 2 * number
+
+
+def test_the_chips_are_those_that_torch_xla_knows():
+    source = Path(find_spec("torch_xla").origin).with_name("_internal") / "tpu.py"
+    listed = re.search(r"_TPU_PCI_DEVICE_IDS = \[(.*?)\]", source.read_text(), re.DOTALL)
+    assert set(re.findall(r"'(0x\w+)'", listed[1])) == set(CORES)
 
 
 def test_without_a_chip_the_reason_is_told(tmp_path):

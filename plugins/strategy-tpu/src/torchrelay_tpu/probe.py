@@ -16,11 +16,12 @@ GOOGLE = "0x1ae0"
 
 CORES = {
     **dict.fromkeys(("0x0027",), 2),
-    **dict.fromkeys(("0x005e", "0x0062", "0x0063", "0x006f"), 1),
+    **dict.fromkeys(("0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"), 1),
 }
 """PCI device id of a TPU chip -> the devices that XLA sees in it: two in TPU v2 and v3, one from v4 on.
 
-https://github.com/pytorch/xla/blob/v2.9.0/torch_xla/_internal/tpu.py, `_TPU_PCI_DEVICE_IDS`.
+https://github.com/pytorch/xla/blob/v2.9.0/torch_xla/_internal/tpu.py, `_TPU_PCI_DEVICE_IDS` and
+`num_logical_cores_per_chip`.
 """
 
 

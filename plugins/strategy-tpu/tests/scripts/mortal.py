@@ -1,6 +1,6 @@
-"""Two replicas, of which one fails.
+"""Replicas of which one fails: two, or more.
 
-python mortal.py fails|refuses RANK
+python mortal.py STRATEGY RANK [REPLICAS]
 """
 
 from __future__ import annotations
@@ -25,5 +25,6 @@ class Mortal(Regression):
 
 
 if __name__ == "__main__":
-    trainer = quiet(strategy=sys.argv[1], accelerator="tpu", devices=2)
-    trainer.fit(Mortal(int(sys.argv[2])), loader())
+    strategy, rank, replicas = (*sys.argv[1:], "2")[:3]
+    trainer = quiet(strategy=strategy, accelerator="tpu", devices=int(replicas))
+    trainer.fit(Mortal(int(rank)), loader(batch=1))
