@@ -1,7 +1,8 @@
-"""torchrelay's DeepSpeed, FairScale and Horovod strategies beside the bare SDKs that do their work.
+"""torchrelay's DeepSpeed, FairScale, Horovod and XLA strategies beside the bare SDKs that do their work.
 
 `run.py` has these rows in its table where an SDK is installed; `python benchmarks/engine_rows.py` measures them alone,
-and `python benchmarks/engine_rows.py fairscale` those of one SDK.
+and `python benchmarks/engine_rows.py fairscale` those of one plugin. torch-xla has a torch of its own, so its rows are
+measured in its environment: `python -m tox exec -e tpu -- python benchmarks/engine_rows.py tpu`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from measure import Effort, MeasurementError, Result, disagreements, run_driver
 from table import Row, to_markdown
 
 OWN = "torchrelay"
-PROCESSES, WIDTH, ROUNDS = 2, 32, 5
+WIDTH, ROUNDS = 32, 5
 EFFORT = Effort(
     rounds={}, rival_rounds=0, segments=6, workloads={}, warmup={WIDTH: 100}, segment={WIDTH: 50}
 )
@@ -31,22 +32,28 @@ class Sdk:
 
     Attributes:
         name: as its authors write it.
-        package: its distribution; the plugin is `torchrelay-PACKAGE`.
+        package: its distribution.
+        plugin: torchrelay's is `torchrelay-PLUGIN`.
         driver: of `measure.ENGINES`.
         strategies: aliases of torchrelay's that are compared with it.
         same: what the driver has in common with them.
+        processes: how many train together.
+        accelerator: torchrelay's kind of device.
     """
 
     name: str
     package: str
+    plugin: str
     driver: str
     strategies: tuple[str, ...]
     same: str
+    processes: int = 2
+    accelerator: str = "cpu"
 
     @property
     def missing(self) -> str:
         """Why nothing can be measured; empty if it can."""
-        for name in (self.package, f"torchrelay-{self.package}"):
+        for name in (self.package, f"torchrelay-{self.plugin}"):
             try:
                 version(name)
             except PackageNotFoundError:
@@ -62,12 +69,14 @@ SDKS = (
     Sdk(
         "DeepSpeed",
         "deepspeed",
+        "deepspeed",
         "bare engine",
         ("deepspeed_stage_2", "deepspeed_stage_3"),
         "the engine's configuration",
     ),
     Sdk(
         "FairScale",
+        "fairscale",
         "fairscale",
         "bare FairScale",
         ("ddp_sharded",),
@@ -76,9 +85,20 @@ SDKS = (
     Sdk(
         "Horovod",
         "horovod",
+        "horovod",
         "bare Horovod",
         ("horovod",),
         "averaging by Horovod's allreduce",
+    ),
+    Sdk(
+        "torch-xla",
+        "torch_xla",
+        "tpu",
+        "bare torch-xla",
+        ("single_tpu",),
+        "one device",
+        processes=1,
+        accelerator="tpu",
     ),
 )
 
@@ -97,19 +117,24 @@ def measure_engine(
             tell(sdk.missing)
             continue
         drivers = (sdk.driver, OWN)
-        short = replace(EFFORT, segments=1)
         for driver in drivers:
-            run_driver(driver, PROCESSES, WIDTH, "plain", -1, short, sdk.strategies[0])
+            _run(sdk, driver, sdk.strategies[0], -1, replace(EFFORT, segments=1))
         tell(f"{sdk.name} once for nothing, which leaves what it compiles")
         for turn in range(rounds):
             order = drivers if turn % 2 == 0 else drivers[::-1]
             results += [
-                run_driver(driver, PROCESSES, WIDTH, "plain", turn, EFFORT, strategy)
+                _run(sdk, driver, strategy, turn, EFFORT)
                 for strategy in sdk.strategies
                 for driver in order
             ]
             tell(f"round {turn + 1} with {sdk.name}")
     return results
+
+
+def _run(sdk: Sdk, driver: str, strategy: str, turn: int, effort: Effort) -> Result:
+    return run_driver(
+        driver, sdk.processes, WIDTH, "plain", turn, effort, strategy, sdk.accelerator
+    )
 
 
 def make_engine_notes(results: list[Result]) -> list[str]:
@@ -122,40 +147,44 @@ def _note(sdk: Sdk, results: list[Result]) -> str:
         return f"{sdk.missing or f'No rows of {sdk.name}'}."
     others = disagreements(results)
     agreement = f"differ in {', '.join(others)}" if others else "agree"
+    gloo = " over gloo" if sdk.processes > 1 else ""
     return (
-        f"Rows of {sdk.name} {version(sdk.package)}: {PROCESSES} processes over gloo, {sdk.same} the "
-        f"same; its losses and torchrelay's {agreement}."
+        f"Rows of {sdk.name} {version(sdk.package)}: {_processes(sdk)}{gloo}, {sdk.same} the same; its "
+        f"losses and torchrelay's {agreement}."
     )
 
 
+def _processes(sdk: Sdk) -> str:
+    return "1 process" if sdk.processes == 1 else f"{sdk.processes} processes"
+
+
 def make_engine_rows(results: list[Result]) -> list[Row]:
-    """Time and memory, in the table's first column the bare SDK's; none without results."""
+    """Time, memory and what XLA compiles, in the table's first column the bare SDK's; none without results."""
     rows = []
     for sdk in SDKS:
         for strategy in sdk.strategies:
             chosen = [result for result in results if result.strategy == strategy]
             if chosen:
-                rows += [
-                    _row(sdk, chosen, "step", "µs", lambda result: result.step_time("plain")),
-                    _row(
-                        sdk,
-                        chosen,
-                        "step, loss logged",
-                        "µs",
-                        lambda result: result.step_time("logged"),
-                    ),
-                    _row(sdk, chosen, "peak memory", "MB", lambda result: result.peak_megabytes),
-                ]
+                rows += [_row(sdk, chosen, *each) for each in FIGURES]
+            if any(result.compilations for result in chosen):
+                rows.append(_compilations_row(sdk, chosen))
     return rows
+
+
+FIGURES: tuple[tuple[str, str, Callable[[Result], float]], ...] = (
+    ("step", "µs", lambda result: result.step_time("plain")),
+    ("step, loss logged", "µs", lambda result: result.step_time("logged")),
+    ("peak memory", "MB", lambda result: result.peak_megabytes),
+)
 
 
 def _row(
     sdk: Sdk, results: list[Result], what: str, unit: str, figure: Callable[[Result], float]
 ) -> Row:
-    bare, own = ([figure(r) for r in results if r.driver == d] for d in (sdk.driver, OWN))
+    bare, own = _compared(sdk, results, figure)
     ratios = [ours / theirs for ours, theirs in zip(own, bare, strict=True)]
     return Row(
-        f"{what}, {results[0].strategy}, {PROCESSES} processes (raw: {sdk.driver})",
+        _title(sdk, results, what),
         unit,
         {"raw": median(bare), "torchrelay": median(own)},
         f"<= {TARGET:.2f}x {sdk.driver}",
@@ -165,9 +194,27 @@ def _row(
     )
 
 
+def _compilations_row(sdk: Sdk, results: list[Result]) -> Row:
+    bare, own = _compared(sdk, results, lambda result: result.compilations)
+    values = {"raw": median(bare), "torchrelay": median(own)}
+    return Row(_title(sdk, results, "compiled"), "graphs", values, "as many", bare == own)
+
+
+def _compared(
+    sdk: Sdk, results: list[Result], figure: Callable[[Result], float]
+) -> tuple[list[float], list[float]]:
+    """The figures of the bare SDK and of torchrelay, round by round."""
+    bare, own = ([figure(r) for r in results if r.driver == d] for d in (sdk.driver, OWN))
+    return bare, own
+
+
+def _title(sdk: Sdk, results: list[Result], what: str) -> str:
+    return f"{what}, {results[0].strategy}, {_processes(sdk)} (raw: {sdk.driver})"
+
+
 def _main() -> int:
     try:
-        wanted = [sdk for sdk in SDKS if not sys.argv[1:] or sdk.package in sys.argv[1:]]
+        wanted = [sdk for sdk in SDKS if not sys.argv[1:] or sdk.plugin in sys.argv[1:]]
         tell = partial(print, file=sys.stderr, flush=True)
         results = measure_engine(ROUNDS, tell, wanted)
     except MeasurementError as error:

@@ -28,6 +28,7 @@ ENGINES = {
     "bare engine": "engine.py",
     "bare FairScale": "oss.py",
     "bare Horovod": "allreduce.py",
+    "bare torch-xla": "lazy.py",
 }
 """Drivers that take part beside torchrelay alone, and only where their SDK is installed."""
 BY_TORCHRUN = ("raw", "Accelerate", "bare engine", "bare FairScale")
@@ -81,6 +82,7 @@ class Result:
     first_step_seconds: float
     step_microseconds: dict[str, list[float]]
     peak_megabytes: float
+    compilations: int
     losses: list[list[float]]
 
     def step_time(self, workload: str) -> float:
@@ -120,6 +122,7 @@ def run_driver(
     turn: int,
     effort: Effort,
     strategy: str = "",
+    accelerator: str = "cpu",
 ) -> Result:
     """Run one driver once, in processes of its own.
 
@@ -131,6 +134,7 @@ def run_driver(
         turn: number of the round.
         effort: how long it runs.
         strategy: alias of torchrelay's strategy, where one is compared with what it drives.
+        accelerator: torchrelay's kind of device.
 
     Raises:
         MeasurementError: it failed.
@@ -151,6 +155,7 @@ def run_driver(
             "segments": effort.segments,
             "workload": workload,
             "strategy": strategy,
+            "accelerator": accelerator,
             "report": str(report),
             "started": time.time(),
         }

@@ -39,7 +39,7 @@ def main() -> None:
     case = Case.from_command_line()
     clock, losses = Clock(case), Losses()
     trainer = Trainer(
-        accelerator="cpu",
+        accelerator=case.accelerator,
         devices=case.processes,
         strategy=case.strategy or ("ddp" if case.processes > 1 else "single_device"),
         logger=LossLogger(losses),

@@ -190,7 +190,7 @@ def _cell(row: Row, driver: str) -> str:
 
 
 def _digits(unit: str) -> int:
-    return {"µs": 0, "s": 2, "ms": 1, "MB": 0}[unit]
+    return {"µs": 0, "s": 2, "ms": 1, "MB": 0, "graphs": 0}[unit]
 
 
 def to_data(rows: list[Row], notes: list[str], results: list[Result]) -> dict[str, Any]:

@@ -54,6 +54,7 @@ class Case:
         segments: segments that are timed; of "plain", as many again with the loss logged.
         workload: which of `WORKLOADS`; "plain" stands for "logged" too.
         strategy: alias of torchrelay's strategy, where one is compared with what it drives; "" elsewhere.
+        accelerator: torchrelay's kind of device.
         report: the file for the results.
         started: when the command was started, in seconds as `time.time` counts them.
     """
@@ -65,6 +66,7 @@ class Case:
     segments: int
     workload: str
     strategy: str
+    accelerator: str
     report: str
     started: float
 
@@ -297,6 +299,7 @@ def train(
     clock: Clock,
     losses: Losses,
     update: Callable[[torch.Tensor], None],
+    loader: Iterable[Any] | None = None,
 ) -> None:
     """The plain loop around a model whose SDK computes gradients and updates in its own way.
 
@@ -306,10 +309,11 @@ def train(
         clock: says when to log.
         losses: where losses go.
         update: what comes after the loss of a batch.
+        loader: the data of an epoch, where the SDK wraps it.
     """
     book = Book(case)
     model.train()
-    for batch, (x, y) in enumerate(make_loader(case), start=1):
+    for batch, (x, y) in enumerate(loader or make_loader(case), start=1):
         loss = nn.functional.cross_entropy(model(x), y)
         if clock.logging:
             book.note(loss, len(x))
@@ -370,9 +374,20 @@ def report(case: Case, clock: Clock, losses: Losses) -> None:
         "first_step_seconds": clock.first_step,
         "step_microseconds": clock.microseconds(),
         "peak_megabytes": peak_megabytes(),
+        "compilations": compilations(),
         "losses": losses.rows,
     }
     Path(case.report).write_text(json.dumps(results))
+
+
+def compilations() -> int:
+    """How many graphs XLA has compiled in this process; none where it is not used."""
+    if "torch_xla" not in sys.modules:
+        return 0
+    from torch_xla.debug import metrics
+
+    found = metrics.metric_data("CompileTime")
+    return int(found[0]) if found else 0
 
 
 def peak_megabytes() -> float:
