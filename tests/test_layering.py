@@ -48,7 +48,7 @@ TORCH_FREE = {*FOUNDATION, "environments", "cli", "__init__"}
 STANDARD_LIBRARY = set(sys.stdlib_module_names)
 FOUNDATION_NEEDS = {"pluggy", "importlib_metadata"}
 CORE_NEEDS = {*FOUNDATION_NEEDS, "torch", "fsspec", "numpy", "rich", "pytest"}
-STRATEGY_BASES = {"Strategy", "ParallelStrategy", "ProcessGroupStrategy"}
+STRATEGY_BASES = {"Strategy", "SingleDeviceStrategy", "ParallelStrategy", "ProcessGroupStrategy"}
 
 
 @dataclass(frozen=True)

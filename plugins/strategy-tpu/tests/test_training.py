@@ -49,6 +49,17 @@ def test_weights_stay_tied_and_the_user_s_parameters_come_back(xla, case):
     assert found[case]["facts"] == {"built on": {"xla"}, "all there": True, "tied": True}
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_only_tpu_fsdp_divides_parameters_and_moments(xla, case):
+    strategy, found = xla
+    # One number cannot be divided.
+    sharded = {name: name != "last.bias" for name in found[case]["divided"]}
+    assert found[case]["divided"] == (
+        sharded if strategy == "tpu_fsdp" else dict.fromkeys(sharded, False)
+    )
+    assert len(sharded) == 7
+
+
 # --- what XLA compiles and runs -------------------------------------------------------------------------
 
 

@@ -17,11 +17,11 @@ from torchrelay.strategies import Needs, ParallelStrategy, share_buffers
 from torchrelay_tpu import vendor
 from torchrelay_tpu.collectives import XLACollectives
 from torchrelay_tpu.launcher import StartMethod, XLALauncher
+from torchrelay_tpu.lazy import LazyDevice
 from torchrelay_tpu.plugin import REPLICAS
-from torchrelay_tpu.strategy import XLAStrategy
 
 
-class TPUSpawnStrategy(XLAStrategy, ParallelStrategy):
+class TPUSpawnStrategy(LazyDevice, ParallelStrategy):
     """A replica for each XLA device, each with the whole model; gradients are averaged in the graph of the step.
 
     Args:

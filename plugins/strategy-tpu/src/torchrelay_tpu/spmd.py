@@ -11,11 +11,11 @@ from torch.optim import Optimizer
 from torchrelay.collectives import Collectives, NoCollectives
 from torchrelay.plugin import Capabilities
 from torchrelay_tpu import vendor
+from torchrelay_tpu.lazy import LazyDevice
 from torchrelay_tpu.plugin import CAPABILITIES
-from torchrelay_tpu.strategy import XLAStrategy
 
 
-class XLASPMDStrategy(XLAStrategy):
+class XLASPMDStrategy(LazyDevice):
     """One process sees all devices of the machine as one; what is annotated is divided between them, and XLA
     communicates.
 

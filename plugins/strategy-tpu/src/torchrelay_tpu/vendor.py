@@ -197,11 +197,6 @@ class Mesh:
         return tensor
 
 
-def sharding(tensor: torch.Tensor) -> str:
-    """How XLA divides a tensor, in its own words."""
-    return str(_xla()._XLAC._get_xla_sharding_spec(tensor))  # noqa: SLF001 - there is no public name
-
-
 # --- replicas -------------------------------------------------------------------------------------------
 
 _OPERATIONS = {

@@ -48,6 +48,7 @@ class Regression(LightningModule):
         self.register_buffer("seen", torch.zeros(()))
         self.optimizer, self.dropout, self.logs = optimizer, dropout, logs
         self.facts: dict[str, Any] = {}
+        self.divided: dict[str, bool] = {}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = torch.tanh(self.first(x))
@@ -78,6 +79,19 @@ class Regression(LightningModule):
 
     def on_train_end(self) -> None:
         self.facts["tied"] = self.again.weight is self.hidden.weight
+        state = self.trainer.strategy.optimizers[0].state
+        for name, parameter in self.named_parameters():
+            moments = [each for each in state[parameter].values() if each.shape == parameter.shape]
+            self.divided[name] = all(map(is_divided, [parameter, *moments]))
+
+
+def is_divided(tensor: torch.Tensor) -> bool:
+    """Whether XLA divides a tensor between devices."""
+    if tensor.device.type != "xla":
+        return False
+    import torch_xla
+
+    return "devices=" in torch_xla._XLAC._get_xla_sharding_spec(tensor)
 
 
 def data(number: int = BATCH * BATCHES) -> TensorDataset:

@@ -41,6 +41,7 @@ def run(case: dict[str, Any], strategy: str, accelerator: str, devices: int) -> 
         "steps": trainer.global_step,
         "val_loss": float(trainer.callback_metrics["val_loss"]),
         "facts": dict(module.facts),
+        "divided": module.divided,
         "own": all(p is own[name] for name, p in module.named_parameters()),
         "tied": module.again.weight is module.hidden.weight,
     }
