@@ -22,10 +22,10 @@ pytestmark = [
 ]
 
 SITE = str(Path(__file__).with_name("equipment") / "site")
-EQUIPMENT = {"PYTHONPATH": SITE}
+EQUIPMENT = {"PYTHONPATH": SITE, "XLA_ENABLE_PARAM_ALIASING": "0"}
 SUBJECT = Subject("tpu_spawn", devices=2, accelerator="tpu", python_path=(SITE,))
 
-CASES = ("sgd", "adamw", "accumulated, clipped", "clipped by value")
+CASES = ("sgd", "adamw", "accumulated, clipped", "clipped by value", "ragged")
 
 
 class TestBasic(BasicTier):
@@ -42,7 +42,9 @@ def outcomes(shared):
     name = "runs-single_device-cpu"
     (alone,) = shared.train("runs.py", "single_device", "cpu", "1", ranks=1, name=name)
     name = "runs-tpu_spawn-tpu"
-    (both,) = shared.train("runs.py", "tpu_spawn", "tpu", "2", ranks=1, name=name, **EQUIPMENT)
+    # Threads share torch's default format, which bf16-true sets.
+    command = ("runs.py", "tpu_spawn", "tpu", "2", "bf16-true")
+    (both,) = shared.train(*command, ranks=1, name=name, **EQUIPMENT)
     return alone, both
 
 

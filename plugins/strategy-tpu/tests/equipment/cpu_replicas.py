@@ -1,8 +1,10 @@
 """Test equipment: lets the replicas of XLA:CPU, threads of one process, communicate.
 
 XLA:CPU tells which calls of a collective belong together by an id of the compiled module, and each replica compiles a
-module of its own. Here one compiles at a time, so that the next finds the first one's module in the cache; all then run
-the same one, and mark their steps together. What makes one replica's graph differ from another's still hangs.
+module of its own. Here a collective runs at once, with what is pending: the replicas meet, and one of them goes ahead
+until it has compiled, so that the others find its module in the cache. What makes one replica's graph differ from
+another's still hangs; so does XLA's choice of the buffers that a graph overwrites, which is part of what it is found by
+and differs at times: set XLA_ENABLE_PARAM_ALIASING=0. Between collectives each replica syncs as it likes.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import os
 import threading
 from typing import Any
 
+import torch
+
 COLLECTIVES = (
     *("all_reduce", "all_gather", "reduce_scatter", "all_to_all"),
     *("collective_permute", "collective_broadcast"),
@@ -20,6 +24,9 @@ COLLECTIVES = (
 PATIENCE = 60.0
 """Seconds that a replica waits for the others."""
 
+POLL, GRACE = 0.002, 2.0
+"""Seconds between looks at how far the first one is, and from what it has compiled to where the cache has it."""
+
 
 def install() -> None:
     """Put it into torch-xla, which is imported."""
@@ -27,54 +34,23 @@ def install() -> None:
     import torch_xla.core.xla_model as xm
 
     together = Together(torch_xla._XLAC)
-    torch_xla._XLAC._xla_step_marker = together.mark
-    torch_xla._XLAC._xla_sync_multi = together.sync
     for name in COLLECTIVES:
-        setattr(xm, name, together.marking(getattr(xm, name)))
+        setattr(xm, name, together.running(getattr(xm, name)))
 
 
 class Together:
-    """Replicas that mark their steps together, and compile one after the other.
+    """Replicas that run their collectives together.
 
     Args:
-        core: torch-xla's compiled module, with its own functions still.
+        core: torch-xla's compiled module.
     """
 
     def __init__(self, core: Any) -> None:
         self._core = core
-        self._step_marker, self._sync_multi = core._xla_step_marker, core._xla_sync_multi
-        self._lock = threading.RLock()
-        self._barrier = threading.Barrier(int(os.environ.get("CPU_NUM_DEVICES", "1")))
+        replicas = int(os.environ.get("CPU_NUM_DEVICES", "1"))
+        self._meeting = threading.Barrier(replicas, action=self._begin)
 
-    def drain(self) -> None:
-        """Wait for this replica's last execution, which may need the other replica, and with it the lock."""
-        core = self._core
-        core._xla_wait_device_ops(core._xla_real_devices([core._xla_get_default_device()]))
-
-    def mark(
-        self, device: str = "", devices: Any = (), wait: bool = False, reset_scope: bool = True
-    ) -> None:
-        """Run what is pending."""
-        self.drain()
-        if self._core._xla_get_replication_devices_count() > 1:
-            # One that marks while the other is in a collective does not come back.
-            self._barrier.wait(PATIENCE)
-        with self._lock:
-            self._step_marker(device, list(devices), wait=False, reset_scope=reset_scope)
-        if wait:
-            self.drain()
-
-    def sync(
-        self, tensors: Any, devices: Any = (), wait: bool = True, sync_xla_data: bool = True
-    ) -> None:
-        """Run what some tensors need."""
-        self.drain()
-        with self._lock:
-            self._sync_multi(tensors, list(devices), wait=False, sync_xla_data=sync_xla_data)
-        if wait:
-            self.drain()
-
-    def marking(self, collective: Any) -> Any:
+    def running(self, collective: Any) -> Any:
         """A collective that runs at once."""
 
         @functools.wraps(collective)
@@ -83,8 +59,48 @@ class Together:
                 # By default it pads by the replica's number, which makes each graph another one.
                 kwargs["pin_layout"] = False
             result = collective(*args, **kwargs)
-            # Read at once, the result would be waited for with what the other replica needs to get here.
-            self.mark(wait=True, reset_scope=False)
+            if self._core._xla_get_replication_devices_count() > 1:
+                self._run()
             return result
 
         return call
+
+    def _run(self) -> None:
+        """Run what is pending, with the others, to its end."""
+        # Threads share autocast's cache, which ends whenever one of them leaves autocast.
+        torch.set_autocast_cache_enabled(False)
+        core, device = self._core, self._core._xla_get_default_device()
+        real = core._xla_real_devices([device])
+        core._xla_wait_device_ops(real)
+        first = self._meeting.wait(PATIENCE) == 0
+        if not first:
+            self._await_the_first()
+        core._xla_step_marker(device, [], wait=False, reset_scope=False)
+        if first:
+            self._back.set()
+        core._xla_wait_device_ops(real)
+        # As torch_xla.sync does: the next collective would contain this one, to come after it.
+        core._set_all_reduce_token(device, None)
+
+    # --- who compiles -----------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """All are here and wait, so that what is counted from now on is the first one's."""
+        self._back = threading.Event()
+        self._found, self._compiled = self._counts()
+
+    def _await_the_first(self) -> None:
+        """Wait until the first one is back, or what it runs is in the cache: it may be back only when that has run."""
+        while not self._back.wait(POLL):
+            found, compiled = self._counts()
+            if found > self._found:
+                return
+            if compiled > self._compiled:
+                self._back.wait(GRACE)
+                return
+
+    def _counts(self) -> tuple[int, int]:
+        """How many graphs were found in the cache, and how many were compiled."""
+        found = self._core._xla_counter_value("CachedCompile")
+        compiled = self._core._xla_metric_data("CompileTime")
+        return found or 0, compiled[0] if compiled else 0

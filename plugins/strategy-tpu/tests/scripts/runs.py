@@ -1,6 +1,6 @@
-"""Train every case under a strategy, one after the other, and leave what each arrived at.
+"""Train every case under a strategy, but for some, one after the other, and leave what each arrived at.
 
-python runs.py STRATEGY ACCELERATOR DEVICES
+python runs.py STRATEGY ACCELERATOR DEVICES [LEFT OUT]...
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ def run(case: dict[str, Any], strategy: str, accelerator: str, devices: int) -> 
     return {**found, "predicted": torch.cat([each.float().cpu() for each in predicted])}
 
 
-def main(strategy: str, accelerator: str, devices: int) -> None:
+def main(strategy: str, accelerator: str, devices: int, *left_out: str) -> None:
     found = {}
-    for name, case in CASES.items():
-        found[name] = run(case, strategy, accelerator, devices)
+    for name in [name for name in CASES if name not in left_out]:
+        found[name] = run(CASES[name], strategy, accelerator, devices)
         sys.stderr.write(f"{name}\n")
     leave(f"runs-{strategy}-{accelerator}", found)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:])
