@@ -1,7 +1,6 @@
-"""Two replicas on XLA:CPU with test equipment: unfinished, and left out unless TORCHRELAY_TPU_REPLICAS is set.
+"""Two replicas on XLA:CPU with test equipment; the kit only where TORCHRELAY_TPU_REPLICAS is set.
 
-The equipment lets some runs through and not others: in most of these, one replica stays in `_xla_step_marker` while the
-other waits for it, until XLA aborts the process after ten seconds.
+XLA:CPU has no sum of bfloat16 between replicas, which some of the kit's programs need.
 """
 
 from __future__ import annotations
@@ -13,13 +12,12 @@ import pytest
 
 from torchrelay.testing import BasicTier, CapabilityTier, Subject
 
-pytestmark = [
-    pytest.mark.timeout(300),
-    pytest.mark.skipif(
-        not os.environ.get("TORCHRELAY_TPU_REPLICAS"),
-        reason="XLA:CPU's replicas hang in many runs with the present test equipment",
-    ),
-]
+pytestmark = pytest.mark.timeout(300)
+
+kit = pytest.mark.skipif(
+    not os.environ.get("TORCHRELAY_TPU_REPLICAS"),
+    reason="the kit does not pass as a whole: XLA:CPU has no sum of bfloat16 between replicas",
+)
 
 SITE = str(Path(__file__).with_name("equipment") / "site")
 EQUIPMENT = {"PYTHONPATH": SITE, "XLA_ENABLE_PARAM_ALIASING": "0"}
@@ -28,10 +26,12 @@ SUBJECT = Subject("tpu_spawn", devices=2, accelerator="tpu", python_path=(SITE,)
 CASES = ("sgd", "adamw", "accumulated, clipped", "clipped by value", "ragged")
 
 
+@kit
 class TestBasic(BasicTier):
     subject = SUBJECT
 
 
+@kit
 class TestCapabilities(CapabilityTier):
     subject = SUBJECT
 
@@ -42,7 +42,7 @@ def outcomes(shared):
     name = "runs-single_device-cpu"
     (alone,) = shared.train("runs.py", "single_device", "cpu", "1", ranks=1, name=name)
     name = "runs-tpu_spawn-tpu"
-    # Threads share torch's default format, which bf16-true sets.
+    # XLA:CPU cannot sum it between replicas, and threads share torch's default format.
     command = ("runs.py", "tpu_spawn", "tpu", "2", "bf16-true")
     (both,) = shared.train(*command, ranks=1, name=name, **EQUIPMENT)
     return alone, both
