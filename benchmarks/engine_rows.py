@@ -128,12 +128,19 @@ def measure_engine(
                 for driver in order
             ]
             tell(f"round {turn + 1} with {sdk.name}")
+        if any(result.compilations for result in results):
+            # In the rounds, logging begins amid a run, which makes the step another graph.
+            results += [
+                _run(sdk, driver, sdk.strategies[0], 0, EFFORT, "logged") for driver in drivers
+            ]
     return results
 
 
-def _run(sdk: Sdk, driver: str, strategy: str, turn: int, effort: Effort) -> Result:
+def _run(
+    sdk: Sdk, driver: str, strategy: str, turn: int, effort: Effort, workload: str = "plain"
+) -> Result:
     return run_driver(
-        driver, sdk.processes, WIDTH, "plain", turn, effort, strategy, sdk.accelerator
+        driver, sdk.processes, WIDTH, workload, turn, effort, strategy, sdk.accelerator
     )
 
 
@@ -164,10 +171,13 @@ def make_engine_rows(results: list[Result]) -> list[Row]:
     for sdk in SDKS:
         for strategy in sdk.strategies:
             chosen = [result for result in results if result.strategy == strategy]
-            if chosen:
-                rows += [_row(sdk, chosen, *each) for each in FIGURES]
+            both = [result for result in chosen if result.workload == "plain"]
+            if both:
+                rows += [_row(sdk, both, *each) for each in FIGURES]
             if any(result.compilations for result in chosen):
-                rows.append(_compilations_row(sdk, chosen))
+                logged = [result for result in chosen if result.workload == "logged"]
+                rows.append(_compilations_row(sdk, both, "compiled"))
+                rows.append(_compilations_row(sdk, logged, "compiled, loss logged"))
     return rows
 
 
@@ -194,10 +204,10 @@ def _row(
     )
 
 
-def _compilations_row(sdk: Sdk, results: list[Result]) -> Row:
+def _compilations_row(sdk: Sdk, results: list[Result], what: str) -> Row:
     bare, own = _compared(sdk, results, lambda result: result.compilations)
     values = {"raw": median(bare), "torchrelay": median(own)}
-    return Row(_title(sdk, results, "compiled"), "graphs", values, "as many", bare == own)
+    return Row(_title(sdk, results, what), "graphs", values, "as many", bare == own)
 
 
 def _compared(

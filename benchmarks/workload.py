@@ -107,6 +107,7 @@ class Clock:
 
     Attributes:
         logging: whether the training step is to log; in "plain" from the middle of the run on.
+        compilations: graphs that XLA had compiled at the last reading, in "plain" the last before logging began.
     """
 
     def __init__(self, case: Case) -> None:
@@ -119,6 +120,7 @@ class Clock:
         self._first_timed = case.warmup + 1
         self._readings: list[float] = []
         self.first_step = 0.0
+        self.compilations = 0
         self.logging = case.workload != "plain"
 
     def tick(self) -> None:
@@ -133,6 +135,8 @@ class Clock:
             self._next = self._first_timed
             return
         self._readings.append(time.perf_counter())
+        if self._workload != "plain" or not self.logging:
+            self.compilations = compilations()
         self.logging = self.logging or len(self._readings) > self._segments
         self._next += self._segment
 
@@ -374,7 +378,7 @@ def report(case: Case, clock: Clock, losses: Losses) -> None:
         "first_step_seconds": clock.first_step,
         "step_microseconds": clock.microseconds(),
         "peak_megabytes": peak_megabytes(),
-        "compilations": compilations(),
+        "compilations": clock.compilations,
         "losses": losses.rows,
     }
     Path(case.report).write_text(json.dumps(results))
