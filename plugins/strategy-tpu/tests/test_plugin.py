@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -34,6 +35,14 @@ def test_it_gives_the_aliases_that_the_catalogue_says():
     assert backend.published
     assert set(backend.aliases) == set(SPECS)
     assert {spec.accelerators for spec in SPECS.values()} == {("tpu",)}
+
+
+def test_no_name_is_called_that_torch_xla_has_deprecated():
+    names = ("torch_xla", "torch_xla.core.xla_model", "torch_xla.runtime")
+    members = [item for name in names for item in vars(import_module(name)).items()]
+    old = {name for name, value in members if hasattr(value, "__deprecated__")}
+    assert {"mark_step", "xla_device"} <= old
+    assert not old & set(re.findall(r"\.(\w+)\(", Path(vendor.__file__).read_text()))
 
 
 @pytest.mark.parametrize("alias", SPECS)
