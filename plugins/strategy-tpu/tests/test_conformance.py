@@ -1,6 +1,11 @@
-"""The conformance kit, with XLA on the processor: one device, and two in one process."""
+"""The conformance kit, with XLA on the processor: one device, two in one process, and two replicas.
+
+Replicas need test equipment there, which is named in `EQUIPMENT` and reported with the results.
+"""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +16,8 @@ pytestmark = pytest.mark.timeout(300)
 
 SINGLE = Subject("single_tpu", accelerator="tpu")
 SPMD = Subject("tpu_spmd", devices=2, accelerator="tpu")
+EQUIPMENT = Path(__file__).with_name("equipment") / "site"
+REPLICAS = Subject("tpu_spawn", devices=2, accelerator="tpu", python_path=(str(EQUIPMENT),))
 
 
 class TestSingleBasic(BasicTier):
@@ -27,3 +34,11 @@ class TestSPMDBasic(BasicTier):
 
 class TestSPMDCapabilities(CapabilityTier):
     subject = SPMD
+
+
+class TestReplicasBasic(BasicTier):
+    subject = REPLICAS
+
+
+class TestReplicasCapabilities(CapabilityTier):
+    subject = REPLICAS

@@ -48,8 +48,15 @@ def test_processes_of_another_s_are_refused(strategy):
 
 def test_a_part_of_the_devices_is_refused(monkeypatch):
     monkeypatch.setenv("CPU_NUM_DEVICES", "4")
-    with pytest.raises(UnsupportedError, match='take devices=4, or strategy="single_tpu"'):
+    with pytest.raises(UnsupportedError, match="take devices=4 or devices=1"):
         Trainer(strategy="tpu_spawn", accelerator="tpu", devices=2, **QUIET)
+
+
+def test_replicas_on_the_processor_are_refused_the_sums_that_it_has_not():
+    options = {"strategy": "tpu_spawn", "accelerator": "tpu", "precision": "bf16-true", **QUIET}
+    with pytest.raises(UnsupportedError, match="take bf16-mixed, or tpu_spmd"):
+        Trainer(devices=2, **options)
+    Trainer(devices=1, **options)
 
 
 @pytest.mark.parametrize("precision", ["16-mixed", "64-true"])

@@ -1,39 +1,15 @@
-"""Two replicas on XLA:CPU with test equipment; the kit only where TORCHRELAY_TPU_REPLICAS is set.
-
-XLA:CPU has no sum of bfloat16 between replicas, which some of the kit's programs need.
-"""
+"""Two replicas on XLA:CPU, with test equipment."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
-from torchrelay.testing import BasicTier, CapabilityTier, Subject
-
 pytestmark = pytest.mark.timeout(300)
 
-kit = pytest.mark.skipif(
-    not os.environ.get("TORCHRELAY_TPU_REPLICAS"),
-    reason="the kit does not pass as a whole: XLA:CPU has no sum of bfloat16 between replicas",
-)
-
-SITE = str(Path(__file__).with_name("equipment") / "site")
-EQUIPMENT = {"PYTHONPATH": SITE, "XLA_ENABLE_PARAM_ALIASING": "0"}
-SUBJECT = Subject("tpu_spawn", devices=2, accelerator="tpu", python_path=(SITE,))
-
+EQUIPMENT = {"PYTHONPATH": str(Path(__file__).with_name("equipment") / "site")}
 CASES = ("sgd", "adamw", "accumulated, clipped", "clipped by value", "ragged")
-
-
-@kit
-class TestBasic(BasicTier):
-    subject = SUBJECT
-
-
-@kit
-class TestCapabilities(CapabilityTier):
-    subject = SUBJECT
 
 
 @pytest.fixture(scope="module")

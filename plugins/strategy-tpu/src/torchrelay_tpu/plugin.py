@@ -37,6 +37,10 @@ CAPABILITIES = Capabilities(
     precisions=PRECISIONS,
 )
 
+SUMS_NO_BFLOAT16 = (
+    "XLA cannot sum bfloat16 between replicas on the processor, as it does on a TPU; take bf16-mixed, or tpu_spmd"
+)
+
 REPLICAS = Capabilities(
     declared={
         **CAPABILITIES.declared,
@@ -53,6 +57,7 @@ REPLICAS = Capabilities(
         ),
     },
     precisions=PRECISIONS,
+    conditions={"bf16-true": SUMS_NO_BFLOAT16},
 )
 
 _DEBUG = {"debug": True}

@@ -30,6 +30,11 @@ def probe() -> Hardware:
     return found(os.environ, PCI)
 
 
+def on_processor() -> bool:
+    """Whether XLA drives the processor here."""
+    return os.environ.get("PJRT_DEVICE") == "CPU"
+
+
 def found(environ: Mapping[str, str], pci: Path) -> Hardware:
     """What `probe` finds.
 

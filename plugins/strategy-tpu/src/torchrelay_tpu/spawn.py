@@ -18,7 +18,8 @@ from torchrelay_tpu import vendor
 from torchrelay_tpu.collectives import XLACollectives
 from torchrelay_tpu.launcher import StartMethod, XLALauncher
 from torchrelay_tpu.lazy import LazyDevice
-from torchrelay_tpu.plugin import REPLICAS
+from torchrelay_tpu.plugin import REPLICAS, SUMS_NO_BFLOAT16
+from torchrelay_tpu.probe import on_processor
 
 
 class TPUSpawnStrategy(LazyDevice, ParallelStrategy):
@@ -56,23 +57,25 @@ class TPUSpawnStrategy(LazyDevice, ParallelStrategy):
         return XLACollectives()
 
     def default_launcher(self) -> Launcher | None:
-        """XLA's own."""
+        """XLA's own; one replica runs in this process."""
         environment = self.cluster_environment
-        if not isinstance(environment, LocalEnvironment):
+        if self.processes_per_node == 1 or not isinstance(environment, LocalEnvironment):
             return None
         return XLALauncher(
             environment, self.processes_per_node, self.start_method, debug=self.debug
         )
 
     def refusals(self, needs: Needs) -> list[str]:
-        """No part of the devices."""
+        """One of the devices or all of them, and no arithmetic that XLA has not between them."""
         reasons = super().refusals(needs)
-        there = self.accelerator.count()
-        if self.processes_per_node != there:
+        there, replicas = self.accelerator.count(), self.processes_per_node
+        if replicas not in (1, there):
             reasons.append(
-                f"devices={self.processes_per_node}: XLA starts a replica for each of the {there} devices here; "
-                f'take devices={there}, or strategy="single_tpu" for one'
+                f"devices={replicas}: XLA starts one replica, or one for each of the {there} devices here; take "
+                f"devices={there} or devices=1"
             )
+        if replicas > 1 and needs.precision == "bf16-true" and on_processor():
+            reasons.append(f"precision='bf16-true': {SUMS_NO_BFLOAT16}")
         return reasons
 
     @property

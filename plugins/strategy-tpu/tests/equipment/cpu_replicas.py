@@ -4,7 +4,7 @@ XLA:CPU tells which calls of a collective belong together by an id of the compil
 module of its own. Here a collective runs at once, with what is pending: the replicas meet, and one of them goes ahead
 until it has compiled, so that the others find its module in the cache. What makes one replica's graph differ from
 another's still hangs; so does XLA's choice of the buffers that a graph overwrites, which is part of what it is found by
-and differs at times: set XLA_ENABLE_PARAM_ALIASING=0. Between collectives each replica syncs as it likes.
+and differs at times: `site` sets XLA_ENABLE_PARAM_ALIASING=0. Between collectives each replica syncs as it likes.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""Test equipment: installs `cpu_replicas` in every process in whose path this folder is, once torch-xla is imported."""
+"""Test equipment: installs `cpu_replicas`, and sets the variable that it needs, in every process that has this folder in
+its path, once torch-xla is imported."""
 
 from __future__ import annotations
 
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,4 +36,5 @@ class Finder(importlib.abc.MetaPathFinder):
         return spec
 
 
+os.environ["XLA_ENABLE_PARAM_ALIASING"] = "0"
 sys.meta_path.insert(0, Finder())
