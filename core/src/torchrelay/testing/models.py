@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import skip_init
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchrelay.module import LightningModule
@@ -13,15 +14,26 @@ from torchrelay.module import LightningModule
 FEATURES = 8
 
 
+def linear(inputs: int, outputs: int, seed: int) -> nn.Linear:
+    """A linear layer with torch's distribution of initial weights, which are the same in every rank.
+
+    Nothing is drawn from torch's own generator, which ranks share where they are threads of a process.
+    """
+    made: nn.Linear = skip_init(nn.Linear, inputs, outputs)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            drawn = torch.rand(parameter.shape, generator=generator, dtype=torch.float64, device="cpu")
+            parameter.copy_((2 * drawn - 1) / inputs**0.5)
+    return made
+
+
 class Regression(LightningModule):
     """Two linear layers that learn the sum of their inputs; initial weights are the same in every process."""
 
     def __init__(self) -> None:
         super().__init__()
-        state = torch.get_rng_state()
-        torch.manual_seed(7)
-        self.net = nn.Sequential(nn.Linear(FEATURES, 16), nn.Tanh(), nn.Linear(16, 1))
-        torch.set_rng_state(state)
+        self.net = nn.Sequential(linear(FEATURES, 16, seed=7), nn.Tanh(), linear(16, 1, seed=8))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The predictions for a batch of inputs (n, FEATURES)."""

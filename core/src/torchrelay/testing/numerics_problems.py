@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from torchrelay.callbacks import Callback
 from torchrelay.plugin.specs import Capability
 from torchrelay.testing.context import Context
-from torchrelay.testing.models import FEATURES, Regression, samples
+from torchrelay.testing.models import FEATURES, Regression, linear, samples
 from torchrelay.testing.training import BATCH, Place, in_each_process
 
 UPDATES = 7
@@ -43,7 +43,7 @@ class Tied(Trained):
 
     def __init__(self) -> None:
         super().__init__()
-        self.hidden, self.again = (layer(16, 16, seed) for seed in (1, 2))
+        self.hidden, self.again = (linear(16, 16, seed) for seed in (1, 2))
         self.again.weight = self.hidden.weight
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -75,7 +75,7 @@ class Sometimes(Trained):
     def __init__(self, as_zero: bool = False) -> None:
         super().__init__(partial(Adam, lr=0.02))
         self.as_zero = as_zero
-        self.third, self.small, self.large = (layer(FEATURES, 1, seed) for seed in (1, 2, 3))
+        self.third, self.small, self.large = (linear(FEATURES, 1, seed) for seed in (1, 2, 3))
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         """Samples whose first input is positive go through one layer, the others through the other one."""
@@ -125,13 +125,6 @@ class Small(Trained):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         """A part of the loss."""
         return self.loss(batch) * self.SCALE
-
-
-def layer(inputs: int, outputs: int, seed: int) -> nn.Linear:
-    """A linear layer whose initial weights are the same in every process."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return nn.Linear(inputs, outputs)
 
 
 @dataclass(frozen=True)

@@ -58,15 +58,22 @@ class Together:
             if collective.__name__ == "all_gather":
                 # By default it pads by the replica's number, which makes each graph another one.
                 kwargs["pin_layout"] = False
+            if self._core._xla_get_replication_devices_count() < 2:
+                return collective(*args, **kwargs)
+            self._run_alone()
             result = collective(*args, **kwargs)
-            if self._core._xla_get_replication_devices_count() > 1:
-                self._run()
+            self._run()
             return result
 
         return call
 
+    def _run_alone(self) -> None:
+        """Run what is pending, which may be another graph in each replica, to its end."""
+        core, device = self._core, self._core._xla_get_default_device()
+        core._xla_step_marker(device, [], wait=True, reset_scope=False)
+
     def _run(self) -> None:
-        """Run what is pending, with the others, to its end."""
+        """Run a collective, with the others, to its end."""
         # Threads share autocast's cache, which ends whenever one of them leaves autocast.
         torch.set_autocast_cache_enabled(False)
         core, device = self._core, self._core._xla_get_default_device()
