@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils import skip_init
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchrelay.module import LightningModule
@@ -19,11 +18,13 @@ def linear(inputs: int, outputs: int, seed: int) -> nn.Linear:
 
     Nothing is drawn from torch's own generator, which ranks share where they are threads of a process.
     """
-    made: nn.Linear = skip_init(nn.Linear, inputs, outputs)
+    made = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in made.parameters():
-            drawn = torch.rand(parameter.shape, generator=generator, dtype=torch.float64, device="cpu")
+            drawn = torch.rand(
+                parameter.shape, generator=generator, dtype=torch.float64, device="cpu"
+            )
             parameter.copy_((2 * drawn - 1) / inputs**0.5)
     return made
 

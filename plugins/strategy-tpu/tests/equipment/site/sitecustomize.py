@@ -1,5 +1,5 @@
-"""Test equipment: installs `cpu_replicas`, and sets the variable that it needs, in every process that has this folder in
-its path, once torch-xla is imported."""
+"""Test equipment: installs `cpu_replicas`, and sets a variable that it needs, in every process with this folder in its
+path, once torch-xla is imported."""
 
 from __future__ import annotations
 
