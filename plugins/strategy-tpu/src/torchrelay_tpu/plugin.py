@@ -37,7 +37,9 @@ CAPABILITIES = Capabilities(
     precisions=PRECISIONS,
 )
 
-SUMS_NO_BFLOAT16 = "XLA cannot sum bfloat16 between replicas on the processor, as it does on a TPU; take bf16-mixed, or tpu_spmd"
+SUMS_NO_BFLOAT16 = (
+    "XLA has no sum of bfloat16 between replicas on the processor; take bf16-mixed, or tpu_spmd"
+)
 
 REPLICAS = Capabilities(
     declared={
