@@ -68,7 +68,7 @@ CASES = {
 def measure(case: str, folder: Path) -> dict[str, Any]:
     """How long the caller waits for each save and until each is written, and the most memory, in this process."""
     import torch
-    from workload import peak_megabytes
+    from used import peak_megabytes
 
     state = {"state_dict": {str(i): torch.randn(SIDE, SIDE) for i in range(TENSORS)}}
     before = peak_megabytes()

@@ -15,7 +15,7 @@ import torch
 from measure import run
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from workload import peak_megabytes
+from used import peak_megabytes
 
 from torchrelay import LightningModule, Trainer
 from torchrelay.callbacks import Callback
