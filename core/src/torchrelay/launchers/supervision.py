@@ -42,7 +42,7 @@ def guard_worker() -> None:
     _end_with(seat.parent_pid)
     os.environ[VARIABLE] = seat.taken_by(os.getpid()).to_json()
     _report_uncaught(seat)
-    _compare_plugins(seat)
+    compare_plugins(seat)
 
 
 def _end_with(parent: int) -> None:
@@ -86,7 +86,12 @@ def _end_soon() -> None:
         signal.alarm(FINALIZATION)
 
 
-def _compare_plugins(seat: Seat) -> None:
+def compare_plugins(seat: Seat) -> None:
+    """Compare the plugins that this process finds with those of the process that launched it.
+
+    Raises:
+        LaunchError: they are others, or other versions.
+    """
     if not seat.fingerprint:
         return
     from torchrelay.plugin.registry import get_registry

@@ -110,7 +110,7 @@ class Strategy(Communication, Stateful):
         """Part from the other processes and leave the module usable on the CPU."""
         self.unwrap()
         if self._module is not None:
-            self._release(self._module)
+            self.release()
         self.collectives.close()
         self.accelerator.teardown()
         self.checkpoint_io.teardown()
@@ -120,8 +120,9 @@ class Strategy(Communication, Stateful):
         self._model = None
         self._steps.clear()
 
-    def _release(self, module: nn.Module) -> None:
-        module.to("cpu")
+    def release(self) -> None:
+        """Leave the module, and the state of its optimizers, on the CPU."""
+        self.module.to("cpu")
         for optimizer in self.optimizers:
             for parameter, state in optimizer.state.items():
                 optimizer.state[parameter] = map_tensors(state, lambda tensor: tensor.cpu())
@@ -223,14 +224,15 @@ class Strategy(Communication, Stateful):
 
     def batch_to_device(self, batch: Any) -> Any:
         """Move a batch of nested tensors to the device, in the precision's format."""
-        batch = map_tensors(batch, self._tensor_to_device)
+        batch = map_tensors(batch, self.tensor_to_device)
         return (
             self.precision_plugin.convert_batch(batch)
             if self.precision_plugin.converts_batches
             else batch
         )
 
-    def _tensor_to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+    def tensor_to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor of a batch, on the device."""
         return tensor.to(self.root_device, non_blocking=True)
 
     # --- steps ------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import torch
 
 from torchrelay.accelerators import Accelerator
 from torchrelay_tpu import vendor
+from torchrelay_tpu.noise import beginning
 from torchrelay_tpu.probe import probe
 
 
@@ -34,8 +35,12 @@ class XLAAccelerator(Accelerator):
         return torch.device("xla", index)
 
     def setup_device(self, device: torch.device) -> None:
-        """Start XLA, and seed the device as torch's generator is seeded."""
-        vendor.start(device)
+        """Start XLA on a device, and seed that as torch's generator is seeded.
+
+        Raises:
+            LaunchError: a backward pass ran before XLA was started.
+        """
+        vendor.start(device, beginning())
 
     def memory_stats(self, device: torch.device) -> dict[str, float]:
         """`bytes_used`, `bytes_limit` and `peak_bytes_used`; nothing where XLA does not tell, as on the processor."""

@@ -57,7 +57,7 @@ class XLACollectives(Collectives):
     def connect(self, environment: ClusterEnvironment, device: torch.device) -> None:
         """Meet the other replicas. Returns once all are there."""
         self._device = device
-        self._rank, _, self._world_size = vendor.place()
+        self._rank, self._world_size = environment.global_rank, environment.world_size
         self._connected = True
         self.barrier("connect")
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
 
 from torchrelay.environments import LocalEnvironment
 from torchrelay.environments.seat import Seat
@@ -22,7 +26,7 @@ from torchrelay.launchers.failure import earliest, exit_failure, read_reports, w
 from torchrelay.launchers.pickling import load, save
 from torchrelay.launchers.rendezvous import host_store
 from torchrelay.launchers.settings import Settings
-from torchrelay.launchers.supervision import refuse_nested_launch, watch_parent
+from torchrelay.launchers.supervision import compare_plugins, refuse_nested_launch, watch_parent
 from torchrelay.launchers.worker import JOB, RESULT, Job
 from torchrelay.plugin.registry import get_registry
 from torchrelay_tpu import vendor
@@ -32,6 +36,9 @@ StartMethod = Literal["spawn", "fork"]
 
 POLL = 0.1
 """Seconds between looks at which processes XLA has started."""
+
+PLACES = "places"
+"""Folder with one for each process of XLA's, in which are the ranks that it is."""
 
 _ADVICE = "define functions and classes at the top level of a module, and open files inside the module's hooks"
 
@@ -98,11 +105,15 @@ class XLALauncher(Launcher):
             )
             job = Job(self.environment, function, args, Settings.capture())
             save(job, folder / JOB, _ADVICE)
-            with _watching_children() as children, vendor.explaining(self.debug):
+            with (
+                _watching_children() as children,
+                _killed_on_interrupt(children),
+                vendor.explaining(self.debug),
+            ):
                 try:
                     vendor.launch(_be_replica, (seat.to_json(),), self.start_method)
                 except Exception as error:
-                    raise _cause(folder, children, self.replicas) from error
+                    raise _cause(folder, children, error) from error
             return load(folder / RESULT, device="cpu")
 
 
@@ -130,27 +141,69 @@ def _watching_children() -> Iterator[list[Any]]:
         thread.join()
 
 
-def _cause(folder: Path, children: list[Any], replicas: int) -> Exception:
+@contextmanager
+def _killed_on_interrupt(children: list[Any]) -> Iterator[None]:
+    """Let Ctrl-C end XLA's processes at once; its pool would wait until their work is done."""
+
+    def interrupt(number: int, frame: Any) -> None:  # noqa: ARG001 - the signature of handlers
+        for child in children:
+            child.kill()
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set a handler
+        return
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _cause(folder: Path, children: list[Any], error: Exception) -> Exception:
     """What a replica has reported, or how its process ended; not that the pool is broken."""
     first = earliest(read_reports(folder).values())
     if first is not None:
         return first.to_error()
-    each = max(1, replicas // max(1, len(children)))
-    for number, child in enumerate(children):
+    if not isinstance(error, BrokenProcessPool):
+        return LaunchError(f"XLA could not start the replicas: {error}")
+    for child in children:
         # XLA's pool ends the others by SIGTERM.
-        if child.exitcode not in (None, 0, -15):
-            last = (number + 1) * each - 1
-            return exit_failure(last, child.exitcode, time.monotonic()).to_error()
+        if child.exitcode not in (None, 0, -signal.SIGTERM):
+            return exit_failure(
+                _rank_in(folder, child.pid), child.exitcode, time.monotonic()
+            ).to_error()
     return WorkerError("a replica ended without a word; see what it printed above", rank=0)
+
+
+def _rank_in(folder: Path, process: int) -> int:
+    """The first rank that a process has said to be; 0 if it has not come so far."""
+    return min((int(each.name) for each in folder.glob(f"{PLACES}/{process}/*")), default=0)
+
+
+def _say_place(folder: Path, rank: int) -> None:
+    place = folder / PLACES / str(os.getpid())
+    place.mkdir(parents=True, exist_ok=True)
+    (place / str(rank)).touch()
 
 
 def _be_replica(index: int, text: str) -> None:  # noqa: ARG001 - XLA says which one by its own functions, too
     """Be a replica, in a process or a thread of XLA's, whose failure ends the process: others wait for it unseen."""
     rank, local_rank, world_size = vendor.place()
-    seat = replace(Seat.from_json(text), rank=rank, local_rank=local_rank, world_size=world_size)
-    parent = seat.parent_pid
-    threading.Thread(target=watch_parent, args=(parent,), daemon=True).start()
+    asked = Seat.from_json(text)
+    seat = replace(asked, rank=rank, local_rank=local_rank, world_size=world_size)
+    # Threads share autocast's cache, but not whether it is used; it ends whenever one of them leaves autocast, and
+    # replicas would run different graphs.
+    torch.set_autocast_cache_enabled(False)
+    threading.Thread(target=watch_parent, args=(asked.parent_pid,), daemon=True).start()
     try:
+        _say_place(Path(seat.report_dir), rank)
+        if world_size != asked.world_size:
+            raise LaunchError(
+                f"XLA has started {world_size} replicas, and {asked.world_size} devices are on this machine; a TPU "
+                "slice of several hosts has not been run"
+            )
+        compare_plugins(seat)
         with seated(seat):
             job: Job = load(Path(seat.report_dir) / JOB)
             job.run(seat)

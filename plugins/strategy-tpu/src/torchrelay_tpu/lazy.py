@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 
 from torchrelay.checkpoint.checkpoint_io import Path
@@ -15,17 +15,22 @@ from torchrelay.strategies import Needs, Strategy
 from torchrelay.tree import map_tensors
 from torchrelay_tpu import refused, vendor
 from torchrelay_tpu.loader import DeviceLoader
+from torchrelay_tpu.noise import Noise, beginning
 from torchrelay_tpu.placing import Moved
+
+STATE = "tpu"
+"""What a checkpoint has of the run besides weights and optimizers: where its random numbers are."""
 
 
 class LazyDevice(Strategy):
     """A strategy on XLA devices, where operations are recorded, and run once a micro-batch."""
 
     _moved: Moved | None = None
+    _noise: Noise | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the run behind."""
-        return {**super().__getstate__(), "_moved": None}
+        return {**super().__getstate__(), "_moved": None, "_noise": None}
 
     def refusals(self, needs: Needs) -> list[str]:
         """No torch-xla of another torch, and no processes of which XLA does not know."""
@@ -42,10 +47,16 @@ class LazyDevice(Strategy):
         self.model = self.precision_plugin.convert_module(self.module)
         self._moved = Moved(self.module, self.root_device)
 
-    def _release(self, module: nn.Module) -> None:
+    def release(self) -> None:
+        """Give the user's own parameters back, on the CPU."""
+        self._noise = None
         if self._moved is not None:
             self._moved.back(self.optimizers)
             self._moved = None
+
+    def abandon(self) -> None:
+        """Leave the module where it is when the run ends; nobody gets what a replica has."""
+        self._moved = None
 
     # --- data and steps ---------------------------------------------------------------------------------
 
@@ -55,18 +66,22 @@ class LazyDevice(Strategy):
 
     def move(self, batch: Any) -> Any:
         """A batch on the device, in the format that it has."""
-        return map_tensors(batch, self._tensor_to_device)
+        return map_tensors(batch, self.tensor_to_device)
 
-    def _tensor_to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+    def tensor_to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor on the device; the same one, if it is there."""
         return tensor.to(self.root_device)
 
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        """Run the module's `training_step`, whose random numbers follow from torch's generator and the batch's index.
+    def stage(self, name: str) -> AbstractContextManager[Any]:
+        """Training begins its random numbers where torch's generator is, or where a checkpoint has left them."""
+        if name == "train" and self._noise is None:
+            self._noise = Noise(self.collectives.broadcast(beginning()))
+        return super().stage(name)
 
-        `torch.manual_seed`, and with it `seed_everything`, does not reach XLA's generator, and checkpoints have the
-        state of torch's alone.
-        """
-        vendor.seed(self.root_device, batch_idx)
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """Run the module's `training_step`, whose random numbers are those of the rank and of the step's number."""
+        if self._noise is not None:
+            vendor.seed(self.root_device, self._noise.next(self.global_rank))
         return super().training_step(batch, batch_idx)
 
     def grad_off(self) -> AbstractContextManager[Any]:
@@ -96,8 +111,16 @@ class LazyDevice(Strategy):
         vendor.sync()
 
     def save_checkpoint(self, checkpoint: Mapping[str, Any], path: Path) -> None:
-        """Write a checkpoint, all of whose tensors are on the CPU. Collective."""
-        super().save_checkpoint(self.on_cpu(dict(checkpoint)), path)
+        """Write a checkpoint, all of whose tensors are on the CPU, with where random numbers are. Collective."""
+        noise = {} if self._noise is None else {STATE: asdict(self._noise)}
+        super().save_checkpoint({**self.on_cpu(dict(checkpoint)), **noise}, path)
+
+    def load_checkpoint(self, path: Path, *, weights_only: bool = True) -> dict[str, Any]:
+        """Read a checkpoint; training draws what the run that wrote it would have drawn. Collective."""
+        found = super().load_checkpoint(path, weights_only=weights_only)
+        noise = found.get(STATE)
+        self._noise = Noise(**noise) if noise else None
+        return found
 
     def on_cpu(self, value: Any) -> Any:
         """The value with its XLA tensors on the CPU, after what is pending was run once, on all replicas.

@@ -1,4 +1,4 @@
-"""DeviceLoader: batches on an XLA device, with what is pending run once before each and once at the end."""
+"""DeviceLoader: batches on an XLA device, with what is pending run once before the first and once after each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Move = Callable[[Any], Any]
 
 
 class DeviceLoader:
-    """Moves the batches of a loader, and runs what is pending once before each batch and once at the end.
+    """Moves the batches of a loader, and runs what is pending once before the first and once after each.
 
     `MpDeviceLoader` of torch-xla reads ahead in threads: an exception of the data set ends the loop as if it were
     complete, a `break` leaves the threads, and data that is drawn at random is drawn at another time in each run. Here
@@ -44,7 +44,8 @@ class DeviceLoader:
         return self._moved(iter(self.loader))
 
     def _moved(self, batches: Iterator[Any]) -> Iterator[Any]:
-        for batch in batches:
-            self._sync()
-            yield self._move(batch)
+        # A step runs while the next batch is read.
         self._sync()
+        for batch in batches:
+            yield self._move(batch)
+            self._sync()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, get_args
 
@@ -12,10 +13,12 @@ from torchrelay.collectives import Collectives
 from torchrelay.environments import LocalEnvironment
 from torchrelay.errors import ConfigurationError
 from torchrelay.launchers import Launcher
+from torchrelay.launchers.failure import write_report
 from torchrelay.plugin import Capabilities
 from torchrelay.strategies import Needs, ParallelStrategy, share_buffers
 from torchrelay_tpu import vendor
 from torchrelay_tpu.collectives import XLACollectives
+from torchrelay_tpu.environment import replica
 from torchrelay_tpu.launcher import StartMethod, XLALauncher
 from torchrelay_tpu.lazy import LazyDevice
 from torchrelay_tpu.plugin import REPLICAS, SUMS_NO_BFLOAT16
@@ -66,27 +69,48 @@ class TPUSpawnStrategy(LazyDevice, ParallelStrategy):
         )
 
     def refusals(self, needs: Needs) -> list[str]:
-        """One of the devices or all of them, and no arithmetic that XLA has not between them."""
+        """One replica, or one for each device, and no arithmetic that XLA has not between them."""
         reasons = super().refusals(needs)
-        there, replicas = self.accelerator.count(), self.processes_per_node
-        if replicas not in (1, there):
+        if self.processes_per_node > 1:
+            return [*reasons, *self._refused_between_replicas(needs)]
+        if self.debug:
             reasons.append(
-                f"devices={replicas}: XLA starts one replica, or one for each of the {there} devices here; take "
-                f"devices={there} or devices=1"
+                "debug=True is for replicas that XLA starts; for one, set PT_XLA_DEBUG_LEVEL=2 before the program starts"
             )
-        if replicas > 1 and needs.precision == "bf16-true" and on_processor():
-            reasons.append(f"precision='bf16-true': {SUMS_NO_BFLOAT16}")
         return reasons
+
+    def _refused_between_replicas(self, needs: Needs) -> Iterator[str]:
+        there = self.accelerator.count()
+        if self.processes_per_node != there:
+            yield (
+                f"devices={self.processes_per_node}: XLA starts one replica, or one for each of the {there} devices "
+                f"here; take devices={there} or devices=1"
+            )
+        if self.parallel_devices is not None:
+            yield "parallel_devices: XLA says which device a replica has; leave them out"
+        if needs.precision == "bf16-true" and on_processor():
+            yield f"precision='bf16-true': {SUMS_NO_BFLOAT16}"
 
     @property
     def root_device(self) -> torch.device:
-        """The device of this replica; known once it runs."""
-        return self._device or self.accelerator.device(0)
+        """The device of this replica, which XLA tells once it runs."""
+        if self.processes_per_node > 1:
+            return self._device or self.accelerator.device(0)
+        return super().root_device
 
     def setup_environment(self) -> None:
         """Ask XLA for this replica's device, and meet the others."""
-        self._device = vendor.device()
+        if replica() is not None:
+            self._device = vendor.device()
         super().setup_environment()
+
+    def on_exception(self, error: BaseException) -> None:
+        """Report it before anything else is done: what is pending here would wait for the others for ever."""
+        seat = replica()
+        if seat is not None:
+            write_report(seat, error)
+            self.abandon()
+        super().on_exception(error)
 
     def place(self) -> None:
         """Move the model, and give every replica rank 0's weights and buffers."""

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from torchrelay.collectives import Collectives, NoCollectives
 from torchrelay.plugin import Capabilities
+from torchrelay.strategies import Needs
 from torchrelay_tpu import vendor
 from torchrelay_tpu.lazy import LazyDevice
 from torchrelay_tpu.plugin import CAPABILITIES
@@ -40,6 +41,14 @@ class XLASPMDStrategy(LazyDevice):
         """Leave the run behind."""
         return {**super().__getstate__(), "_mesh": None}
 
+    def refusals(self, needs: Needs) -> list[str]:
+        """No part of the devices."""
+        reasons = super().refusals(needs)
+        there = self.accelerator.count()
+        if len(self.devices) != there:
+            reasons.append(f"devices={len(self.devices)}: {vendor.divides_all(there)}")
+        return reasons
+
     def default_collectives(self) -> Collectives:
         """One process has nobody to communicate with."""
         return NoCollectives()
@@ -68,8 +77,10 @@ class XLASPMDStrategy(LazyDevice):
         for parameter in self.module.parameters():
             self._annotate(parameter)
 
-    def _tensor_to_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        return self.mesh.divide(super()._tensor_to_device(tensor), 0)
+    def tensor_to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor, divided along its first dimension; as it is, if it is there already."""
+        moved = super().tensor_to_device(tensor)
+        return moved if moved is tensor else self.mesh.divide(moved, 0)
 
     def load_model_state(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
         """Load a whole state by parameter name, and divide it anew."""
@@ -93,7 +104,11 @@ class XLASPMDStrategy(LazyDevice):
 
     @property
     def mesh(self) -> vendor.Mesh:
-        """All devices, in a row."""
+        """All devices, in a row.
+
+        Raises:
+            TorchrelayError: XLA is not started yet.
+        """
         if self._mesh is None:
             raise vendor.NOT_STARTED
         return self._mesh

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -21,13 +22,13 @@ TESTED = "2.9"
 AXIS = "devices"
 """Name of the one axis of the mesh."""
 
-_STRIDE = 0x9E3779B97F4A7C15
-"""By which seeds of successive steps differ: the golden ratio's part of 2**64, as SplitMix64 takes it."""
-
 _SPMD = "XLA_USE_SPMD"
 
 _set: dict[str, tuple[str | None, str | None]] = {}
 """Environment variables that torch-xla has set in this process: what was there before, and what it has set."""
+
+_setting = threading.Lock()
+"""Replicas may be threads, which note at once what is set."""
 
 
 # --- what is installed ----------------------------------------------------------------------------------
@@ -74,29 +75,33 @@ def _runtime() -> Any:
 
 
 def is_started() -> bool:
-    """Whether this process has touched a device, after which none can be launched."""
+    """Whether this process has touched a device, after which none can be launched. Imports torch-xla."""
     return bool(_xla()._XLAC._xla_runtime_is_initialized())  # noqa: SLF001 - what torch_xla.launch asks itself
 
 
-def start(device: torch.device) -> None:
-    """Import torch-xla, touch the device, and seed it as torch's generator is seeded."""
+def start(device: torch.device, seed_: int) -> None:
+    """Import torch-xla, make a device the one that `sync` is about, and seed it.
+
+    Raises:
+        LaunchError: a backward pass ran before XLA was started.
+    """
     before = _begin()
-    _xla().devices()
+    _xla().device(device.index or 0)
     _note_changes(before)
-    seed(device, 0)
+    seed(device, seed_)
     _try_backward(device)
 
 
-def seed(device: torch.device, index: int) -> None:
-    """Seed a device by the state of torch's generator, from which nothing is drawn, and an index."""
-    state = torch.get_rng_state().view(torch.int64)
-    _xla().manual_seed((int(state.sum()) + index * _STRIDE) % 2**63, device)
+def seed(device: torch.device, value: int) -> None:
+    """Seed a device's generator."""
+    _xla().manual_seed(value, device)
 
 
 def _begin() -> dict[str, str]:
     """The environment variables as they are, before those of torch-xla's are set again."""
     before = dict(os.environ)
-    os.environ.update({name: value for name, (_, value) in _set.items() if value is not None})
+    with _setting:
+        os.environ.update({name: value for name, (_, value) in _set.items() if value is not None})
     return before
 
 
@@ -104,7 +109,8 @@ def _note_changes(before: Mapping[str, str]) -> None:
     for name in {*before, *os.environ}:
         was, now = before.get(name), os.environ.get(name)
         if was != now:
-            _set.setdefault(name, (was, now))
+            with _setting:
+                _set.setdefault(name, (was, now))
 
 
 def _try_backward(device: torch.device) -> None:
@@ -120,7 +126,8 @@ def _try_backward(device: torch.device) -> None:
             raise
         raise LaunchError(
             "a backward pass ran in this process before XLA was started, and torch's autograd engine knows no device "
-            "that comes later; train on the TPU first, or call torch_xla.devices() at the top of the program"
+            "that comes later; train on the TPU first, or call torch_xla.devices() at the top of the program; where "
+            'replicas are launched, give TPUSpawnStrategy(start_method="spawn")'
         ) from error
 
 
@@ -137,12 +144,13 @@ def own_variables() -> Iterator[None]:
 
 def stop() -> None:
     """Put back the environment variables that torch-xla has set; XLA itself stays as long as the process."""
-    for name, (before, value) in _set.items():
-        if os.environ.get(name) == value:
-            if before is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = before
+    with _setting:
+        for name, (before, value) in _set.items():
+            if os.environ.get(name) == value:
+                if before is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = before
 
 
 # --- one process for all devices ------------------------------------------------------------------------
@@ -156,8 +164,8 @@ def use_spmd() -> None:
     Raises:
         LaunchError: a device has been used otherwise in this process.
     """
-    if _SPMD in _set:
-        return  # `start` sets it again
+    if _SPMD in _set or _runtime().is_spmd():
+        return  # `start` sets it again, if torchrelay had it set
     before = dict(os.environ)
     if _xla()._XLAC._xla_get_spmd_config_is_locked():  # noqa: SLF001 - what use_spmd asks itself
         raise LaunchError(
@@ -166,6 +174,11 @@ def use_spmd() -> None:
         )
     _runtime().use_spmd()
     _note_changes(before)
+
+
+def divides_all(there: int) -> str:
+    """Why a part of the devices cannot be taken."""
+    return f"XLA divides between all {there} devices that it sees; take devices={there}"
 
 
 class Mesh:
@@ -181,9 +194,7 @@ class Mesh:
     def __init__(self, size: int) -> None:
         there = int(_runtime().global_runtime_device_count())
         if there != size:
-            raise ConfigurationError(
-                f"devices={size}, and XLA divides between all {there} that it sees; take devices={there}"
-            )
+            raise ConfigurationError(f"devices={size}: {divides_all(there)}")
         self.size = size
         self._spmd = import_module("torch_xla.distributed.spmd")
         self._mesh = self._spmd.Mesh(list(range(size)), (size,), (AXIS,))
@@ -242,8 +253,21 @@ def place() -> tuple[int, int, int]:
 
 
 def share(module: nn.Module) -> None:
-    """Give every replica rank 0's parameters and buffers, in place. Collective."""
-    _model().broadcast_master_param(module)
+    """Give every replica rank 0's parameters and buffers, in place, to the bit. Collective.
+
+    torch-xla's own way multiplies what others have by zero, of which infinity makes NaN.
+    """
+    model, tensors = _model(), [*module.parameters(), *module.buffers()]
+    if not tensors:
+        return
+    # What a replica is comes as data, so that all of them run one graph.
+    is_first = torch.tensor(place()[0] == 0).to(tensors[0].device)
+    with torch.no_grad():
+        wide = [each.int() if each.dtype == torch.bool else each for each in tensors]
+        sent = [torch.where(is_first, each, torch.zeros_like(each)) for each in wide]
+        model.all_reduce(model.REDUCE_SUM, sent)
+        for tensor, received in zip(tensors, sent, strict=True):
+            tensor.copy_(received)
 
 
 def reduce_gradients(optimizer: Optimizer) -> None:
@@ -281,7 +305,8 @@ def all_gather(buffer: torch.Tensor, to: torch.device) -> torch.Tensor:
         buffer: of shape (n), on the CPU.
         to: the device of this replica.
     """
-    result: torch.Tensor = _model().all_gather(buffer.to(to), dim=0).cpu()
+    # With the layout pinned torch-xla pads by the replica's number, which makes each graph another one.
+    result: torch.Tensor = _model().all_gather(buffer.to(to), dim=0, pin_layout=False).cpu()
     return result.reshape(-1, buffer.numel())
 
 

@@ -14,8 +14,6 @@ import os
 import threading
 from typing import Any
 
-import torch
-
 COLLECTIVES = (
     *("all_reduce", "all_gather", "reduce_scatter", "all_to_all"),
     *("collective_permute", "collective_broadcast"),
@@ -55,9 +53,6 @@ class Together:
 
         @functools.wraps(collective)
         def call(*args: Any, **kwargs: Any) -> Any:
-            if collective.__name__ == "all_gather":
-                # By default it pads by the replica's number, which makes each graph another one.
-                kwargs["pin_layout"] = False
             if self._core._xla_get_replication_devices_count() < 2:
                 return collective(*args, **kwargs)
             self._run_alone()
@@ -74,8 +69,6 @@ class Together:
 
     def _run(self) -> None:
         """Run a collective, with the others, to its end."""
-        # Threads share autocast's cache, which ends whenever one of them leaves autocast.
-        torch.set_autocast_cache_enabled(False)
         core, device = self._core, self._core._xla_get_default_device()
         real = core._xla_real_devices([device])
         core._xla_wait_device_ops(real)
