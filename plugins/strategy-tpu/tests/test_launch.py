@@ -52,6 +52,21 @@ def test_a_part_of_the_devices_is_refused(monkeypatch):
         Trainer(strategy="tpu_spawn", accelerator="tpu", devices=2, **QUIET)
 
 
+def test_spmd_divides_between_all_devices_or_is_refused():
+    with pytest.raises(UnsupportedError, match="XLA divides between all 2 devices"):
+        Trainer(strategy="tpu_spmd", accelerator="tpu", devices=1, **QUIET)
+
+
+def test_spmd_may_be_on_before(programs):
+    (seat,) = programs.train("seats.py", "tpu_spmd", "2", ranks=1, name="seats", XLA_USE_SPMD="1")
+    assert seat["device"] == "xla:0"
+
+
+def test_one_replica_is_refused_explanations_that_come_too_late():
+    with pytest.raises(UnsupportedError, match="PT_XLA_DEBUG_LEVEL=2"):
+        Trainer(strategy="tpu_spawn_debug", accelerator="tpu", devices=1, **QUIET)
+
+
 def test_replicas_on_the_processor_are_refused_the_sums_that_it_has_not():
     options = {"strategy": "tpu_spawn", "accelerator": "tpu", "precision": "bf16-true", **QUIET}
     with pytest.raises(UnsupportedError, match="take bf16-mixed, or tpu_spmd"):

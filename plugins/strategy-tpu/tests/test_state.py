@@ -39,3 +39,9 @@ def test_it_goes_on_from_the_processor(states, distance):
 
 def test_what_is_saved_is_on_the_cpu(states):
     assert states["devices"] == {"cpu"}
+
+
+def test_what_is_loaded_is_divided_anew(states):
+    before, after = states["divided"]
+    assert before == after
+    assert len(after) == 7

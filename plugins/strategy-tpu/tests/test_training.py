@@ -120,6 +120,13 @@ def test_the_bare_loop_compiles_and_runs_as_much(counts):
         assert compilations(found["bare, ragged"]) == compilations(found["ragged"])
 
 
+def test_a_device_other_than_the_first_is_synced_as_often(counts):
+    strategy, found = counts
+    if strategy == "single_tpu":
+        assert executions(found["on the second"])[1:] == [BATCHES] * 2, found["on the second"]
+        assert compilations(found["on the second"])[1:] == [0, 0]
+
+
 # --- data and seeds -------------------------------------------------------------------------------------
 
 
@@ -156,3 +163,12 @@ def test_a_seed_is_the_device_s_as_well(loading, distance):
     first, again, other = loading["seeds"]
     assert distance(first, again) == 0
     assert distance(first, other) > 1e-3
+
+
+def test_random_numbers_are_others_in_each_step_of_each_epoch(loading):
+    masks = {tuple(each) for each in loading["masks"]}
+    assert len(loading["masks"]) == len(masks) == 6
+
+
+def test_xla_s_own_tensors_are_written_as_the_cpu_s(loading):
+    assert loading["written"] == {"cpu", "2.0"}

@@ -75,7 +75,7 @@ class TPUSpawnStrategy(LazyDevice, ParallelStrategy):
             return [*reasons, *self._refused_between_replicas(needs)]
         if self.debug:
             reasons.append(
-                "debug=True is for replicas that XLA starts; for one, set PT_XLA_DEBUG_LEVEL=2 before the program starts"
+                "debug=True is for replicas that XLA starts; for one, start the program with PT_XLA_DEBUG_LEVEL=2"
             )
         return reasons
 

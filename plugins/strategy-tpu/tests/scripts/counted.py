@@ -48,7 +48,11 @@ class Ends(Callback):
 
 
 def counted(
-    module: Regression, strategy: str, devices: int, *callbacks: Callback, **options: Any
+    module: Regression,
+    strategy: str,
+    devices: int | list[int],
+    *callbacks: Callback,
+    **options: Any,
 ) -> list[dict[str, int]]:
     count = Count()
     number = options.pop("number", BATCH * BATCHES)
@@ -92,6 +96,7 @@ def main(strategy: str, devices: int) -> None:
     if strategy == "single_tpu":
         found["bare"] = bare()
         found["bare, ragged"] = bare(ragged)
+        found["on the second"] = counted(Regression(), strategy, [1])
     found["fixed"] = counted(Regression(), strategy, devices)
     found["ragged"] = counted(Regression(), strategy, devices, number=ragged)
     found["logged"] = counted(Regression(logs=True), strategy, devices)

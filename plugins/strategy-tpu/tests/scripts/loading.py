@@ -6,10 +6,11 @@ import threading
 from typing import Any
 
 import torch
-from problems import BATCH, BATCHES, Regression, Stream, leave, loader, quiet, state_of
+from problems import BATCH, BATCHES, OUT, Regression, Stream, leave, loader, quiet, state_of
 from torch.utils.data import DataLoader, Dataset
 
 from torchrelay import seed_everything
+from torchrelay_tpu import XLACheckpointIO
 from torchrelay_tpu.loader import DeviceLoader
 
 ONE = {"strategy": "single_tpu", "accelerator": "tpu"}
@@ -62,6 +63,37 @@ def seeded(seed: int) -> Any:
     return state_of(module)
 
 
+class Masks(Regression):
+    """Keeps what dropout leaves of ones, at each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.masks: list[list[float]] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        ones = torch.ones(64, device=self.device)
+        self.masks.append(torch.nn.functional.dropout(ones, 0.5).tolist())
+        return super().training_step(batch, batch_idx)
+
+
+def masks() -> list[list[float]]:
+    """Those of three epochs over data that draws nothing."""
+    module = Masks()
+    quiet(**ONE, max_epochs=3).fit(module, list(loader())[:2])
+    return module.masks
+
+
+def devices_written() -> set[str]:
+    """Where the tensors of a checkpoint are that XLACheckpointIO has written of one on XLA's device."""
+    import torch_xla
+
+    path = OUT / "own.ckpt"
+    on_device = {"weights": [torch.ones(2).to(torch_xla.device()) * 2]}
+    XLACheckpointIO().save_checkpoint(on_device, path)
+    (tensor,) = torch.load(path)["weights"]
+    return {tensor.device.type, *map(str, tensor.tolist())}
+
+
 def main() -> None:
     found: dict[str, Any] = {"broken": broken()}
     trainer = quiet(**ONE, max_epochs=1)
@@ -86,6 +118,8 @@ def main() -> None:
     quiet(**ONE, max_epochs=1).fit(module, loader(num_workers=1))
     found["workers"] = state_of(module)
     found["seeds"] = [seeded(seed) for seed in (1, 1, 2)]
+    found["masks"] = masks()
+    found["written"] = devices_written()
     leave("loading", found)
 
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from torchrelay import LightningModule, Trainer
 from torchrelay.callbacks import Callback
+from torchrelay.testing.models import linear
 
 OUT = Path(os.environ["OUT"])
 BATCH, BATCHES = 8, 7
@@ -21,13 +22,6 @@ OPTIMIZERS: dict[str, Any] = {
     "sgd": partial(torch.optim.SGD, lr=0.05, momentum=0.9),
     "adamw": partial(torch.optim.AdamW, lr=0.02, weight_decay=0.1),
 }
-
-
-def layer(inputs: int, outputs: int, seed: int) -> nn.Linear:
-    """A layer that is the same in every process."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return nn.Linear(inputs, outputs)
 
 
 class Regression(LightningModule):
@@ -42,7 +36,8 @@ class Regression(LightningModule):
     def __init__(self, optimizer: str = "adamw", dropout: float = 0.0, logs: bool = False) -> None:
         super().__init__()
         self.first, self.hidden, self.again, self.last = (
-            layer(*sizes, seed) for seed, sizes in enumerate(((8, 16), (16, 16), (16, 16), (16, 1)))
+            linear(*sizes, seed)
+            for seed, sizes in enumerate(((8, 16), (16, 16), (16, 16), (16, 1)))
         )
         self.again.weight = self.hidden.weight
         self.register_buffer("seen", torch.zeros(()))

@@ -1,14 +1,19 @@
 """Let each replica tell where it runs.
 
-python seats.py STRATEGY DEVICES
+python seats.py STRATEGY DEVICES [START_METHOD]
+
+DEVICES is a number, or a list of indices.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 
 from problems import Regression, leave, loader, quiet
+
+from torchrelay_tpu import TPUSpawnStrategy
 
 
 class Telling(Regression):
@@ -22,7 +27,12 @@ class Telling(Regression):
         leave("seats", told, strategy.global_rank)
 
 
+def main(strategy: str, devices: str, start_method: str = "") -> None:
+    chosen = TPUSpawnStrategy(start_method=start_method) if start_method else strategy
+    for _ in range(2):
+        trainer = quiet(strategy=chosen, accelerator="tpu", devices=json.loads(devices))
+        trainer.fit(Telling(), loader(batch=1))
+
+
 if __name__ == "__main__":
-    quiet(strategy=sys.argv[1], accelerator="tpu", devices=int(sys.argv[2])).fit(
-        Telling(), loader(batch=1)
-    )
+    main(*sys.argv[1:])

@@ -11,8 +11,14 @@ from typing import Any
 import torch
 from problems import BATCH, OUT, Regression, Save, leave, loader, quiet, state_of
 
+from torchrelay.tree import flatten
+
 HALF = 10
 """Updates before the checkpoint: in the middle of the second epoch of three."""
+
+
+divided: dict[str, dict[str, bool]] = {}
+"""Run -> which parameters XLA had divided at its end, with all that belongs to them."""
 
 
 def whole(accelerator: str, strategy: str, devices: int, name: str, **options: Any) -> Any:
@@ -26,6 +32,7 @@ def whole(accelerator: str, strategy: str, devices: int, name: str, **options: A
         callbacks=[Save(OUT / f"{name}.ckpt", HALF)],
     )
     trainer.fit(module, _loader(strategy, devices))
+    divided[name] = module.divided
     return state_of(module)
 
 
@@ -34,6 +41,7 @@ def rest(accelerator: str, strategy: str, devices: int, name: str, **options: An
     module = Regression(**options)
     trainer = quiet(strategy=strategy, accelerator=accelerator, devices=devices, max_epochs=3)
     trainer.fit(module, _loader(strategy, devices), ckpt_path=OUT / f"{name}.ckpt")
+    divided[f"{name}, resumed"] = module.divided
     return state_of(module)
 
 
@@ -46,14 +54,14 @@ def _loader(strategy: str, devices: int) -> Any:
 def main(strategy: str, devices: int) -> None:
     here, there = ("tpu", strategy, devices), ("cpu", "single_device", 1)
     found = {"whole": whole(*here, "here"), "resumed": rest(*here, "here")}
+    found["divided"] = divided["here"], divided["here, resumed"]
     found["dropout"] = whole(*here, "dropout", dropout=0.5)
     found["dropout, resumed"] = rest(*here, "dropout", dropout=0.5)
     found["to the processor"] = rest(*there, "here")
     found["on the processor"] = whole(*there, "there")
     found["from the processor"] = rest(*here, "there")
-    found["devices"] = {
-        value.device.type for value in torch.load(OUT / "here.ckpt")["state_dict"].values()
-    }
+    leaves, _ = flatten(torch.load(OUT / "here.ckpt"))
+    found["devices"] = {each.device.type for each in leaves if isinstance(each, torch.Tensor)}
     leave("states", found)
 
 
