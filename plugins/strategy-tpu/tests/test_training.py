@@ -115,8 +115,9 @@ def test_the_bare_loop_compiles_and_runs_as_much(counts):
     if strategy == "single_tpu":
         assert executions(found["bare"]) == executions(found["fixed"])
         assert executions(found["bare, ragged"]) == executions(found["ragged"])
-        # The bare loop's first graph, which makes the buffer, is found again.
-        assert compilations(found["bare"]) == [compilations(found["fixed"])[0] + 1, 0, 0]
+        # The bare loop came first, and all of its graphs are found again.
+        assert compilations(found["bare"])[1:] == [0, 0]
+        assert compilations(found["fixed"]) == [0, 0, 0]
         assert compilations(found["bare, ragged"]) == compilations(found["ragged"])
 
 

@@ -86,6 +86,7 @@ def start(device: torch.device, seed_: int) -> None:
         LaunchError: a backward pass ran before XLA was started.
     """
     before = _begin()
+    _xla().devices()
     _xla().device(device.index or 0)
     _note_changes(before)
     seed(device, seed_)
@@ -257,7 +258,7 @@ def share(module: nn.Module) -> None:
 
     torch-xla's own way multiplies what others have by zero, of which infinity makes NaN.
     """
-    model, tensors = _model(), [*module.parameters(), *module.buffers()]
+    tensors = [*module.parameters(), *module.buffers()]
     if not tensors:
         return
     # What a replica is comes as data, so that all of them run one graph.
@@ -265,7 +266,7 @@ def share(module: nn.Module) -> None:
     with torch.no_grad():
         wide = [each.int() if each.dtype == torch.bool else each for each in tensors]
         sent = [torch.where(is_first, each, torch.zeros_like(each)) for each in wide]
-        model.all_reduce(model.REDUCE_SUM, sent)
+        _sum_in_place(sent)
         for tensor, received in zip(tensors, sent, strict=True):
             tensor.copy_(received)
 
@@ -276,13 +277,20 @@ def reduce_gradients(optimizer: Optimizer) -> None:
     Copies are averaged, which costs nothing in a graph: torch-xla 2.9 averages in place, and of gradients to which
     micro-batches were added in place it leaves some as they are, where a parameter is shared.
     """
-    model, world_size = _model(), place()[2]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     held = [parameter for parameter in parameters if parameter.grad is not None]
     averaged = [parameter.grad.clone() for parameter in held]
-    model.all_reduce(model.REDUCE_SUM, averaged, scale=1 / world_size)
+    _sum_in_place(averaged, scale=1 / place()[2])
     for parameter, gradient in zip(held, averaged, strict=True):
         parameter.grad = gradient
+
+
+def _sum_in_place(tensors: list[torch.Tensor], scale: float = 1.0) -> None:
+    """Sum over all replicas, a call for each format: replicas of XLA:CPU would wait for two at once, crosswise."""
+    model = _model()
+    for dtype in dict.fromkeys(each.dtype for each in tensors):
+        alike = [each for each in tensors if each.dtype == dtype]
+        model.all_reduce(model.REDUCE_SUM, alike, scale=scale)
 
 
 def all_reduce(buffer: torch.Tensor, op: str, to: torch.device) -> torch.Tensor:
