@@ -106,7 +106,7 @@ BACKENDS: tuple[Backend, ...] = (
         extra="ipu",
         distribution="torchrelay-ipu",
         summary="Graphcore's IPUs",
-        published=False,
+        published=True,
         strategies={"IPUStrategy": ("ipu_strategy", "ipu")},
         accelerators=("ipu",),
     ),

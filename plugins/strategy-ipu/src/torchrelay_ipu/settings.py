@@ -1,0 +1,115 @@
+"""Settings: what the user wants of PopTorch's options, and the options made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from torchrelay.errors import ConfigurationError
+from torchrelay_ipu import vendor
+
+SEEDS = 2**32
+"""Seeds are numbers below this."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user gave to the strategy.
+
+    Attributes:
+        device_iterations: updates in a call; None for those of the training options.
+        training_opts: PopTorch's options, of which a copy is changed.
+        inference_opts: the same for evaluation.
+        executable_cache: a folder.
+        autoreport: whether Poplar writes its reports.
+        autoreport_dir: where; the working folder when None.
+    """
+
+    device_iterations: int | None = None
+    training_opts: Any = None
+    inference_opts: Any = None
+    executable_cache: str | None = None
+    autoreport: bool = False
+    autoreport_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        iterations, own = self.device_iterations, _of(self.training_opts, "device_iterations")
+        if iterations is not None and (type(iterations) is not int or iterations < 1):
+            raise ConfigurationError(f"device_iterations={iterations!r} must be a number from 1")
+        if iterations is not None and own not in (1, iterations):
+            raise ConfigurationError(
+                f"device_iterations={iterations} and deviceIterations({own}) of training_opts contradict each other; give "
+                "one of them"
+            )
+        if self.autoreport_dir is not None and not self.autoreport:
+            raise ConfigurationError(
+                "autoreport_dir is given without autoreport=True; give both, or neither"
+            )
+
+    @property
+    def iterations(self) -> int:
+        """Updates in a call."""
+        return self.device_iterations or _of(self.training_opts, "device_iterations")
+
+    def replicas(self, devices: int, *, training: bool) -> int:
+        """Copies of the model: one for each device, unless the options say otherwise."""
+        options = self.training_opts if training else self.inference_opts
+        return devices if options is None else _of(options, "replication_factor")
+
+    @property
+    def evaluation_iterations(self) -> int:
+        """Parts into which a batch of evaluation is divided, besides replicas."""
+        return _of(self.inference_opts, "device_iterations")
+
+    def refusals(self, devices: int, accumulate: int) -> list[str]:
+        """Why the options cannot be had."""
+        reasons = []
+        own = self._accumulation(self.training_opts)
+        if own not in (1, accumulate):
+            reasons.append(
+                f"gradientAccumulation({own}) of training_opts and accumulate_grad_batches={accumulate} contradict each "
+                "other; give Trainer(accumulate_grad_batches=...) alone"
+            )
+        if self._accumulation(self.inference_opts) != 1:
+            reasons.append("inference_opts has gradientAccumulation; leave it at 1")
+        rounds = self.training_opts is not None and self.training_opts.auto_round_num_ipus
+        if devices & (devices - 1) and not rounds:
+            reasons.append(
+                f"devices={devices} is no power of 2, and IPUs come in powers of 2; take devices="
+                f"{1 << devices.bit_length()}, or training_opts with autoRoundNumIPUs(True)"
+            )
+        for name, training in (("training_opts", True), ("inference_opts", False)):
+            if devices % self.replicas(devices, training=training):
+                reasons.append(
+                    f"devices={devices} cannot be divided between the {self.replicas(devices, training=training)} "
+                    f"replicas of {name}"
+                )
+        return reasons
+
+    @staticmethod
+    def _accumulation(options: Any) -> int:
+        return 1 if options is None else int(options.Training.gradient_accumulation)
+
+    def options(self, *, iterations: int, replicas: int, accumulation: int, training: bool) -> Any:
+        """PopTorch's options for a step."""
+        given = self.training_opts if training else self.inference_opts
+        options = vendor.new_options() if given is None else vendor.copied(given)
+        vendor.set_counts(
+            options, iterations=iterations, replicas=replicas, accumulation=accumulation
+        )
+        vendor.return_everything(options)
+        if getattr(options, "random_seed", None) is None:
+            vendor.seed(options, torch.initial_seed() % SEEDS)
+        if vendor.use_emulator():
+            vendor.emulate(options)
+        if self.executable_cache is not None:
+            vendor.cache_executables(options, self.executable_cache)
+        if self.autoreport:
+            vendor.profile(options, self.autoreport_dir or ".")
+        return options
+
+
+def _of(options: Any, name: str) -> int:
+    return 1 if options is None else int(getattr(options, name))
