@@ -55,8 +55,8 @@ def converted(optimizer: Optimizer, max_norm: float | None) -> Optimizer:
         for group in optimizer.param_groups
     ]
     extra = {} if max_norm is None else {"max_grad_norm": float(max_norm)}
-    new = vendor.optimizer_class(kind.__name__)(
-        groups, **_options(optimizer.param_groups[0], OPTIONS[kind]), **extra
+    new = vendor.make_optimizer(
+        kind.__name__, groups, {**_options(optimizer.param_groups[0], OPTIONS[kind]), **extra}
     )
     for group, old in zip(new.param_groups, optimizer.param_groups, strict=True):
         group.update({key: value for key, value in old.items() if key not in group})
@@ -68,12 +68,13 @@ def _clipping(optimizer: Any, max_norm: float | None) -> Optimizer:
     if type(optimizer).__name__ not in TENSORS:
         raise UnsupportedError(f"{type(optimizer).__name__}'s state has no known form; {SUPPORTED}")
     if max_norm is not None:
-        if optimizer.max_grad_norm not in (float("inf"), max_norm):
+        own_norm = vendor.max_norm(optimizer)
+        if own_norm not in (float("inf"), max_norm):
             raise UnsupportedError(
-                f"gradient_clip_val={max_norm} and max_grad_norm={optimizer.max_grad_norm} of the optimizer contradict "
+                f"gradient_clip_val={max_norm} and max_grad_norm={own_norm} of the optimizer contradict "
                 "each other; give one of them"
             )
-        optimizer.max_grad_norm = float(max_norm)
+        vendor.set_max_norm(optimizer, float(max_norm))
     own: Optimizer = optimizer
     return own
 

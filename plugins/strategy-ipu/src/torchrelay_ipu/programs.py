@@ -85,7 +85,9 @@ class Programs:
             self.release()
         self.active = program
         if not vendor.compiled(program.model):
-            vendor.compile_for(program.model, call.tensors)
+            # Python runs the step now, and what it draws is no part of the run's random numbers.
+            with torch.random.fork_rng(devices=[]):
+                vendor.compile_for(program.model, call.tensors)
             if program.optimizer is not None and self.random is not None:
                 vendor.set_random_state(program.model, self.random)
         elif not vendor.attached(program.model):

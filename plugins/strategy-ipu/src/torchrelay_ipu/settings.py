@@ -35,7 +35,7 @@ class Settings:
     autoreport_dir: str | None = None
 
     def __post_init__(self) -> None:
-        iterations, own = self.device_iterations, _of(self.training_opts, "device_iterations")
+        iterations, own = self.device_iterations, vendor.iterations(self.training_opts)
         if iterations is not None and (type(iterations) is not int or iterations < 1):
             raise ConfigurationError(f"device_iterations={iterations!r} must be a number from 1")
         if iterations is not None and own not in (1, iterations):
@@ -51,30 +51,30 @@ class Settings:
     @property
     def iterations(self) -> int:
         """Updates in a call."""
-        return self.device_iterations or _of(self.training_opts, "device_iterations")
+        return self.device_iterations or vendor.iterations(self.training_opts)
 
     def replicas(self, devices: int, *, training: bool) -> int:
         """Copies of the model: one for each device, unless the options say otherwise."""
         options = self.training_opts if training else self.inference_opts
-        return devices if options is None else _of(options, "replication_factor")
+        return devices if options is None else vendor.replicas(options)
 
     @property
     def evaluation_iterations(self) -> int:
         """Parts into which a batch of evaluation is divided, besides replicas."""
-        return _of(self.inference_opts, "device_iterations")
+        return vendor.iterations(self.inference_opts)
 
     def refusals(self, devices: int, accumulate: int) -> list[str]:
         """Why the options cannot be had."""
         reasons = []
-        own = self._accumulation(self.training_opts)
+        own = vendor.accumulation(self.training_opts)
         if own not in (1, accumulate):
             reasons.append(
                 f"gradientAccumulation({own}) of training_opts and accumulate_grad_batches={accumulate} contradict each "
                 "other; give Trainer(accumulate_grad_batches=...) alone"
             )
-        if self._accumulation(self.inference_opts) != 1:
+        if vendor.accumulation(self.inference_opts) != 1:
             reasons.append("inference_opts has gradientAccumulation; leave it at 1")
-        rounds = self.training_opts is not None and self.training_opts.auto_round_num_ipus
+        rounds = vendor.rounds_up(self.training_opts)
         if devices & (devices - 1) and not rounds:
             reasons.append(
                 f"devices={devices} is no power of 2, and IPUs come in powers of 2; take devices="
@@ -88,10 +88,6 @@ class Settings:
                 )
         return reasons
 
-    @staticmethod
-    def _accumulation(options: Any) -> int:
-        return 1 if options is None else int(options.Training.gradient_accumulation)
-
     def options(self, *, iterations: int, replicas: int, accumulation: int, training: bool) -> Any:
         """PopTorch's options for a step."""
         given = self.training_opts if training else self.inference_opts
@@ -100,7 +96,7 @@ class Settings:
             options, iterations=iterations, replicas=replicas, accumulation=accumulation
         )
         vendor.return_everything(options)
-        if getattr(options, "random_seed", None) is None:
+        if not vendor.seeded(options):
             vendor.seed(options, torch.initial_seed() % SEEDS)
         if vendor.use_emulator():
             vendor.emulate(options)
@@ -109,7 +105,3 @@ class Settings:
         if self.autoreport:
             vendor.profile(options, self.autoreport_dir or ".")
         return options
-
-
-def _of(options: Any, name: str) -> int:
-    return 1 if options is None else int(getattr(options, name))

@@ -7,7 +7,7 @@ them, and holds it against the recorded signatures.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
@@ -44,9 +44,10 @@ def examined() -> str | None:
     if importlib.util.find_spec("poptorch") is None:
         return f"PopTorch is not installed: {INSTALL}"
     try:
-        found = str(poptorch().__version__)
+        sdk = poptorch()
     except UnavailableError as error:
         return str(error)
+    found = str(sdk.__version__)
     if found.partition("-")[0].partition("+")[0] != SDK:
         return f"PopTorch {found} is not the release that this package was written for: {INSTALL}"
     return None
@@ -70,6 +71,31 @@ def new_options() -> Any:
 def copied(options: Any) -> Any:
     """A copy of the user's, which can be changed."""
     return options.clone()
+
+
+def iterations(options: Any) -> int:
+    """Iterations in a call; 1 where nobody gave options."""
+    return 1 if options is None else int(options.device_iterations)
+
+
+def replicas(options: Any) -> int:
+    """Copies of the model."""
+    return int(options.replication_factor)
+
+
+def accumulation(options: Any) -> int:
+    """Micro-batches of an update; 1 where nobody gave options."""
+    return 1 if options is None else int(options.Training.gradient_accumulation)
+
+
+def rounds_up(options: Any) -> bool:
+    """Whether a number of IPUs that is no power of 2 may be rounded up."""
+    return options is not None and bool(options.auto_round_num_ipus)
+
+
+def seeded(options: Any) -> bool:
+    """Whether the user has seeded the device."""
+    return bool(options.exists("random_seed"))
 
 
 def set_counts(options: Any, *, iterations: int, replicas: int, accumulation: int) -> None:
@@ -210,11 +236,28 @@ def is_own(optimizer: Any) -> bool:
     return type(optimizer).__module__.partition(".")[0] == "poptorch"
 
 
-def optimizer_class(name: str) -> Callable[..., Any]:
-    """PopTorch's optimizer of that name: SGD, Adam or AdamW."""
+def make_optimizer(name: str, groups: list[dict[str, Any]], settings: dict[str, Any]) -> Any:
+    """PopTorch's SGD, Adam or AdamW.
+
+    Args:
+        name: which.
+        groups: of parameters.
+        settings: all by name, as PopTorch lets only those change later that its constructor was given.
+    """
     sdk = poptorch()
-    kinds = {"SGD": sdk.optim.SGD, "Adam": sdk.optim.Adam, "AdamW": sdk.optim.AdamW}
-    return kinds[name]
+    if name == "SGD":
+        return sdk.optim.SGD(groups, **settings)
+    return sdk.optim.Adam(groups, **settings) if name == "Adam" else sdk.optim.AdamW(groups, **settings)
+
+
+def max_norm(optimizer: Any) -> float:
+    """The norm to which an optimizer clips; infinite where it does not."""
+    return float(optimizer.max_grad_norm)
+
+
+def set_max_norm(optimizer: Any, value: float) -> None:
+    """Let an optimizer clip; it is not compiled yet."""
+    optimizer.max_grad_norm = value
 
 
 def read_state(optimizer: Any) -> dict[str, torch.Tensor]:
@@ -238,9 +281,10 @@ def told() -> Iterator[None]:
     Raises:
         IPUError: in PopTorch's words.
     """
+    sdk = poptorch()
     try:
         yield
-    except poptorch().Error as error:
+    except sdk.Error as error:
         raise IPUError(f"PopTorch: {error}") from error
 
 

@@ -26,6 +26,9 @@ class OptionsDict:
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"{name!r} is set by its method")
 
+    def exists(self, option):
+        return self._values.get(option) is not None
+
     def _set(self, **values: Any) -> None:
         if self._frozen:
             raise AttributeError("Can't modify frozen Options")
