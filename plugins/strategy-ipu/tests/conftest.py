@@ -14,6 +14,7 @@ from torchrelay.testing.fixtures import no_cluster as no_cluster
 from torchrelay.testing.fixtures import pytest_configure as pytest_configure
 
 SIMULATOR = Path(__file__).parent / "simulator"
+SUPPORT = Path(__file__).parent / "support"
 
 
 def real_poptorch() -> bool:
@@ -21,6 +22,8 @@ def real_poptorch() -> bool:
     return os.environ.get("TORCHRELAY_IPU_DEVICE", "") == "1"
 
 
+if str(SUPPORT) not in sys.path:
+    sys.path.insert(0, str(SUPPORT))
 if not real_poptorch() and str(SIMULATOR) not in sys.path:
     sys.path.insert(0, str(SIMULATOR))
     refresh()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from functools import reduce
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import poptorch
 import pytest
+import recorded_signatures as signatures
 
 from torchrelay_ipu import vendor
 
@@ -21,14 +21,6 @@ ROOTS = {
 }
 
 
-def _checker():
-    spec = spec_from_file_location("signatures", HERE / "signatures.py")
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-signatures = _checker()
 ENTRIES = signatures.read(HERE / "signatures.json")
 USES = list(signatures.uses(Path(vendor.__file__).read_text(), ROOTS))
 

@@ -9,10 +9,10 @@ from torchrelay_ipu.plugin import CAPABILITIES, PRECISIONS
 
 
 def probe() -> Hardware:
-    """As many as the simulated machine has."""
-    from poptorch.hardware import installed
+    """As many as the simulated machine has, or any number of emulated ones."""
+    from poptorch.hardware import emulated, installed
 
-    return Hardware(count=installed())
+    return Hardware(count=installed() or emulated())
 
 
 @hookimpl

@@ -1,0 +1,112 @@
+"""Each rule of PopTorch's, with the strategy broken in that one way: a check must fail."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import ipu_rules as rules
+import pytest
+
+from torchrelay.strategies import Strategy
+from torchrelay_ipu import optimizers, programs, step, strategy, vendor
+from torchrelay_ipu.batches import Form
+from torchrelay_ipu.settings import Settings
+from torchrelay_ipu.strategy import IPUStrategy
+
+pytestmark = pytest.mark.timeout(120)
+
+_counts, _options = vendor.set_counts, Settings.options
+
+
+def _never_accumulating(options, *, iterations, replicas, accumulation):
+    _counts(options, iterations=iterations, replicas=replicas, accumulation=1)
+
+
+def _replicas_forgotten(options, *, iterations, replicas, accumulation):
+    _counts(options, iterations=iterations, replicas=1, accumulation=accumulation)
+
+
+def _iterations_forgotten(options, *, iterations, replicas, accumulation):
+    _counts(options, iterations=1, replicas=replicas, accumulation=iterations * accumulation)
+
+
+def _accumulating_inference(self, *, iterations, replicas, accumulation, training):
+    return _options(
+        self, iterations=iterations, replicas=replicas, accumulation=accumulation + (not training), training=training
+    )  # fmt: skip
+
+
+def _seeding_the_run(options, number):
+    options.randomSeed(number)
+
+
+def _only_destroying(model, module):
+    model.destroy()
+
+
+def _attaching_always(self, program, call):
+    self.active = program
+    if vendor.compiled(program.model):
+        vendor.attach(program.model)
+
+
+def _nothing(*args, **kwargs):
+    return None
+
+
+def _as_it_is(value, *args):
+    return value
+
+
+# rule, what is broken: its owner, its name, what is in its place; the check that must fail
+TABLE = [
+    (1, IPUStrategy, "load_model_state", Strategy.load_model_state, rules.loaded_weights_reach_the_device),
+    (2, vendor, "copied", _as_it_is, rules.options_of_the_user_are_copied),
+    (3, vendor, "set_counts", _never_accumulating, rules.windows_are_those_of_one_process),
+    (3, vendor, "set_counts", _replicas_forgotten, rules.the_loss_is_that_of_all_micro_batches),
+    (3, vendor, "set_counts", _iterations_forgotten, rules.several_updates_in_a_call),
+    (3, vendor, "return_everything", _nothing, rules.what_a_step_logs_is_logged_for_every_batch),
+    (4, Form, "__eq__", lambda self, other: True, rules.a_short_last_batch_is_trained_on),
+    (4, strategy, "check_form", _nothing, rules.another_shape_is_refused),
+    (4, strategy, "check_form", _nothing, rules.another_value_is_refused),
+    (5, vendor, "mark_loss", _as_it_is, rules.the_loss_is_marked),
+    (5, IPUStrategy, "backward", lambda self, loss: self.backward_through(loss), rules.the_loss_is_marked),
+    (5, step, "_with_loss", _as_it_is, rules.a_missing_loss_is_refused),
+    (6, programs.Programs, "release", _nothing, rules.stages_take_turns),
+    (6, programs.Programs, "activate", _attaching_always, rules.stages_take_turns),
+    (7, programs.Program, "_forward_settings", _nothing, rules.learning_rates_reach_the_device),
+    (7, optimizers, "converted", _as_it_is, rules.optimizer_state_comes_back),
+    (8, vendor, "release", _nothing, rules.a_module_is_wrapped_again),
+    (8, vendor, "release", _only_destroying, rules.a_failed_trace_leaves_the_module_free),
+    (9, Settings, "options", _accumulating_inference, rules.validation_beside_accumulation),
+    (10, optimizers, "converted", _as_it_is, rules.optimizers_that_are_not_there_are_refused),
+    (11, Settings, "refusals", lambda *args: [], rules.a_number_that_is_no_power_of_two_is_refused),
+    (12, vendor, "use_emulator", lambda: False, rules.the_emulator_is_had_on_request),
+    (12, vendor, "available", lambda number: True, rules.ipus_that_are_not_there_are_refused),
+    (13, step.TracedStep, "_recording", lambda self, outputs: nullcontext(), rules.what_a_step_logs_is_logged_for_every_batch),
+    (13, step, "NoIndex", int, rules.a_batch_s_index_is_refused),
+    ("random numbers", vendor, "seed", _seeding_the_run, rules.the_run_s_random_numbers_are_its_own),
+    ("clipping", optimizers, "converted", lambda o, clip, do=optimizers.converted: do(o, None), rules.clipping_is_the_device_s),
+]  # fmt: skip
+
+
+def _name(row):
+    return f"{row[0]}: {row[2]}, {row[4].__name__}, {getattr(row[3], '__name__', '')}"
+
+
+@pytest.mark.parametrize("row", TABLE, ids=[f"{_name(row)}, {at}" for at, row in enumerate(TABLE)])
+def test_a_strategy_that_is_broken_in_one_way_fails(row, monkeypatch):
+    _, owner, name, wrong, check = row
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, wrong)
+        with pytest.raises(Exception):  # noqa: B017, PT011 - however it fails
+            check()
+
+
+def test_every_rule_has_a_row():
+    assert {row[0] for row in TABLE} >= set(range(1, 14))
+
+
+def test_every_check_of_the_table_passes_where_nothing_is_broken():
+    # test_training.py makes them all
+    assert {row[4] for row in TABLE} <= set(rules.CHECKS)

@@ -1,0 +1,66 @@
+"""Training, evaluation and prediction on the simulator arrive where one process does, and what cannot be is refused."""
+
+from __future__ import annotations
+
+import ipu_rules as rules
+import pytest
+
+from torchrelay.errors import ConfigurationError
+from torchrelay_ipu import IPUStrategy
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.mark.parametrize("check", rules.CHECKS, ids=lambda check: check.__name__)
+def test_rule(check):
+    check()
+
+
+def test_half_precision():
+    mine = rules.fitted(rules.trainer(precision="16-true"), rules.Trained())
+    theirs = rules.fitted(rules.alone(precision="16-true"), rules.Trained())
+    assert {str(each.dtype) for each in mine.values()} == {"torch.float16"}
+    assert rules.apart(mine, theirs) <= 8e-3
+
+
+def test_batches_that_make_no_whole_calls_are_refused():
+    with rules.refused(ConfigurationError, "7 training batches", "limit_train_batches=6"):
+        rules.trainer(IPUStrategy(device_iterations=3)).fit(rules.Regression(), rules.data())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"device_iterations": 0}, "device_iterations=0"),
+        ({"autoreport_dir": "here"}, "autoreport=True"),
+    ],
+)
+def test_options_that_contradict_are_refused(options, words):
+    with rules.refused(ConfigurationError, words):
+        IPUStrategy(**options)
+
+
+def test_options_arrive(tmp_path, monkeypatch):
+    import poptorch
+
+    seen = []
+    original = poptorch.trainingModel
+
+    def keep(model, options=None, optimizer=None):
+        seen.append(options)
+        return original(model, options, optimizer)
+
+    monkeypatch.setattr(poptorch, "trainingModel", keep)
+    strategy = IPUStrategy(
+        device_iterations=2,
+        executable_cache=str(tmp_path / "cache"),
+        autoreport=True,
+        autoreport_dir=str(tmp_path / "report"),
+    )
+    rules.trainer(strategy, accumulate_grad_batches=3).fit(rules.Regression(), rules.data(24))
+    (options,) = seen
+    assert (options.device_iterations, options.replication_factor) == (2, 2)
+    assert options.Training.gradient_accumulation == 3
+    assert options.cache_path == str(tmp_path / "cache")
+    assert options.profile_dir == str(tmp_path / "report")
+    assert options.output_mode is poptorch.OutputMode.All
