@@ -36,6 +36,13 @@ def _accumulating_inference(self, *, iterations, replicas, accumulation, trainin
     )  # fmt: skip
 
 
+_step_of = step.TracedStep
+
+
+def _short_windows_unscaled(module, made, rebuild, scale=None):
+    return _step_of(module, made, rebuild, None if scale is None else 1.0)
+
+
 def _seeding_the_run(options, number):
     options.randomSeed(number)
 
@@ -62,8 +69,8 @@ def _as_it_is(value, *args):
 TABLE = [
     (1, IPUStrategy, "load_model_state", Strategy.load_model_state, rules.loaded_weights_reach_the_device),
     (2, vendor, "copied", _as_it_is, rules.options_of_the_user_are_copied),
-    (3, vendor, "set_counts", _never_accumulating, rules.windows_are_those_of_one_process),
-    (3, vendor, "set_counts", _replicas_forgotten, rules.the_loss_is_that_of_all_micro_batches),
+    (3, vendor, "set_counts", _never_accumulating, rules.what_a_step_logs_is_logged_for_every_batch),
+    (3, vendor, "set_counts", _replicas_forgotten, rules.what_a_step_logs_is_logged_for_every_batch),
     (3, vendor, "set_counts", _iterations_forgotten, rules.several_updates_in_a_call),
     (3, vendor, "return_everything", _nothing, rules.what_a_step_logs_is_logged_for_every_batch),
     (4, Form, "__eq__", lambda self, other: True, rules.a_short_last_batch_is_trained_on),
@@ -85,6 +92,7 @@ TABLE = [
     (12, vendor, "available", lambda number: True, rules.ipus_that_are_not_there_are_refused),
     (13, step.TracedStep, "_recording", lambda self, outputs: nullcontext(), rules.what_a_step_logs_is_logged_for_every_batch),
     (13, step, "NoIndex", int, rules.a_batch_s_index_is_refused),
+    ("short windows", strategy, "TracedStep", _short_windows_unscaled, rules.windows_are_those_of_one_process),
     ("random numbers", vendor, "seed", _seeding_the_run, rules.the_run_s_random_numbers_are_its_own),
     ("clipping", optimizers, "converted", lambda o, clip, do=optimizers.converted: do(o, None), rules.clipping_is_the_device_s),
 ]  # fmt: skip

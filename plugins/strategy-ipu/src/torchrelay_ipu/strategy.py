@@ -107,6 +107,7 @@ class IPUStrategy(Strategy):
     def adopt(self, module: nn.Module) -> None:
         """Take over the user's module; nothing is compiled yet, and what was is given up."""
         self.programs.close()
+        self.programs.random = None
         self._forms.clear()
         super().adopt(module)
 
@@ -139,7 +140,6 @@ class IPUStrategy(Strategy):
     def unwrap(self) -> None:
         """Give the device back."""
         self.programs.close()
-        self.programs.random = None
         super().unwrap()
 
     # --- data -------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ def probe() -> Hardware:
     """As many as the simulated machine has, or any number of emulated ones."""
     from poptorch.hardware import emulated, installed
 
-    return Hardware(count=installed() or emulated())
+    return Hardware(count=installed() or int(emulated()))
 
 
 @hookimpl

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from poptorch.hardware import installed
+from poptorch.hardware import emulated, installed
 
 from torchrelay.accelerators import Accelerator
 
@@ -15,8 +15,8 @@ class SimulatedIPUAccelerator(Accelerator):
 
     @staticmethod
     def is_available() -> bool:
-        """Whether the simulated machine has any."""
-        return installed() > 0
+        """Whether the simulated machine has any, or emulates them."""
+        return installed() > 0 or emulated()
 
     @staticmethod
     def count() -> int:
