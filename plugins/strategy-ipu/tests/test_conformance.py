@@ -22,7 +22,8 @@ SUBJECT = Subject(
 
 
 TRACED = pytest.mark.xfail(
-    reason="Python in a step runs once, when it is traced, and these checks want it in every step", strict=True
+    reason="Python in a step runs once, when it is traced, and these checks want it in every step",
+    strict=True,
 )
 
 

@@ -36,7 +36,15 @@ def _accumulating_inference(self, *, iterations, replicas, accumulation, trainin
     )  # fmt: skip
 
 
-_step_of = step.TracedStep
+_step_of, _converted = step.TracedStep, optimizers.converted
+
+
+def _not_recording(self, outputs):
+    return nullcontext()
+
+
+def _not_clipping(optimizer, max_norm):
+    return _converted(optimizer, None)
 
 
 def _short_windows_unscaled(module, made, rebuild, scale=None):
@@ -90,11 +98,11 @@ TABLE = [
     (11, Settings, "refusals", lambda *args: [], rules.a_number_that_is_no_power_of_two_is_refused),
     (12, vendor, "use_emulator", lambda: False, rules.the_emulator_is_had_on_request),
     (12, vendor, "available", lambda number: True, rules.ipus_that_are_not_there_are_refused),
-    (13, step.TracedStep, "_recording", lambda self, outputs: nullcontext(), rules.what_a_step_logs_is_logged_for_every_batch),
+    (13, step.TracedStep, "_recording", _not_recording, rules.what_a_step_logs_is_logged_for_every_batch),
     (13, step, "NoIndex", int, rules.a_batch_s_index_is_refused),
     ("short windows", strategy, "TracedStep", _short_windows_unscaled, rules.windows_are_those_of_one_process),
     ("random numbers", vendor, "seed", _seeding_the_run, rules.the_run_s_random_numbers_are_its_own),
-    ("clipping", optimizers, "converted", lambda o, clip, do=optimizers.converted: do(o, None), rules.clipping_is_the_device_s),
+    ("clipping", optimizers, "converted", _not_clipping, rules.clipping_is_the_device_s),
 ]  # fmt: skip
 
 

@@ -35,7 +35,9 @@ def simulated(name):
     return reduce(getattr, parts, poptorch)
 
 
-@pytest.mark.parametrize(("name", "call"), USES, ids=[f"{name}, {at}" for at, (name, _) in enumerate(USES)])
+@pytest.mark.parametrize(
+    ("name", "call"), USES, ids=[f"{name}, {at}" for at, (name, _) in enumerate(USES)]
+)
 def test_every_use_in_vendor_is_recorded_and_fits(name, call):
     entry = ENTRIES[name]
     if call is None:

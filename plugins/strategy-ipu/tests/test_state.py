@@ -33,7 +33,9 @@ def run(place, kind, steps, path, start=None):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("first", "second"), [("ipu", "ipu"), ("ipu", "single"), ("single", "ipu")])
+@pytest.mark.parametrize(
+    ("first", "second"), [("ipu", "ipu"), ("ipu", "single"), ("single", "ipu")]
+)
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, kind, first, second):
     half = tmp_path / "half.ckpt"
     run(first, kind, HALF, half)

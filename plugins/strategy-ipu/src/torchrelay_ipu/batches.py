@@ -1,4 +1,4 @@
-"""Batches as PopTorch takes them: whole windows, put together along the first axis, of the shapes that were compiled."""
+"""Batches as PopTorch takes them: whole windows along the first axis, of the shapes that were compiled."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def check_whole(number: int, together: int) -> None:
     if number % together:
         raise ConfigurationError(
             f"{number} training batches cannot be taken {together} at a time (device_iterations times "
-            f"accumulate_grad_batches); change their number, such as by limit_train_batches={number - number % together}"
+            f"accumulate_grad_batches); change their number, as by limit_train_batches={number - number % together}"
         )
 
 
@@ -111,8 +111,8 @@ def put_together(window: list[Any], replicas: int) -> Call:
     constants = {repr(_rest(leaves, places)) for leaves, _ in flat}
     if len(constants) > 1:
         raise ConfigurationError(
-            "a value in a batch that is no tensor differs from batch to batch, and a step on an IPU has it compiled in; "
-            "make it a tensor"
+            "a value in a batch that is no tensor differs from batch to batch, and a step on an IPU has it compiled "
+            "in; make it a tensor"
         )
     for at, tensor in enumerate(rows[0]):
         _check_divides(tensor, at, replicas)
@@ -130,7 +130,9 @@ def put_together(window: list[Any], replicas: int) -> Call:
         tuple(tensor.dtype for tensor in rows[0]),
         constants.pop(),
     )
-    tensors = [torch.cat(parts) if len(window) > 1 else parts[0] for parts in zip(*rows, strict=True)]
+    tensors = [
+        torch.cat(parts) if len(window) > 1 else parts[0] for parts in zip(*rows, strict=True)
+    ]
     return Call(form, tensors, fill, rows[0][0].shape[0])
 
 
@@ -169,7 +171,9 @@ def _check_same(first: list[Any], other: list[Any], what: str) -> None:
         if one.dtype is not two.dtype:
             raise _changed(f"{what}: tensor {at} is of {two.dtype}, and {one.dtype} is expected")
         if one.dim() != two.dim():
-            raise _changed(f"{what}: tensor {at} has {two.dim()} axes, and {one.dim()} are expected")
+            raise _changed(
+                f"{what}: tensor {at} has {two.dim()} axes, and {one.dim()} are expected"
+            )
         for axis, (size, found) in enumerate(zip(one.shape, two.shape, strict=True)):
             if size != found:
                 raise _changed(
@@ -184,8 +188,9 @@ def _check_divides(tensor: torch.Tensor, at: int, replicas: int) -> None:
         )
     if tensor.shape[0] % replicas:
         raise ConfigurationError(
-            f"tensor {at} of a batch: axis 0 has size {tensor.shape[0]}, and a multiple of {replicas} is expected, as each "
-            "batch is divided between replicas and iterations; change batch_size, or give the DataLoader drop_last=True"
+            f"tensor {at} of a batch: axis 0 has size {tensor.shape[0]}, and a multiple of {replicas} is expected, "
+            "as each batch is divided between replicas and iterations; change batch_size, or give the DataLoader "
+            "drop_last=True"
         )
 
 

@@ -25,7 +25,7 @@ TENSORS = {
 }
 """Optimizer -> torch's name of a state -> what PopART puts before the parameter's name.
 
-Adam's: graphcore/poptorch, tests/optimizers_test.py, and graphcore/popart, names.hpp. SGD's is read from names.hpp alone.
+Adam's: graphcore/poptorch, tests/optimizers_test.py, and graphcore/popart, names.hpp. SGD's: names.hpp alone.
 """
 
 SUPPORTED = "use torch.optim.SGD, Adam or AdamW, or PopTorch's own of these names"
@@ -114,7 +114,9 @@ def from_device(optimizer: Optimizer, names: Mapping[Any, str]) -> dict[int, dic
             name = _ending(tensor_name.removeprefix(prefix), number)
             value = tensor.detach().clone()
             state.setdefault(number[name], {})[key] = (
-                value.reshape(()) if key == "step" else value.reshape(parameters[number[name]].shape)
+                value.reshape(())
+                if key == "step"
+                else value.reshape(parameters[number[name]].shape)
             )
     return state
 
@@ -131,7 +133,10 @@ def to_device(
                 continue
             value = torch.as_tensor(entry[key]).detach().clone()
             # PopTorch may have its own wrapper in a name; what a device does not know under a name, it ignores.
-            for path in (f"module.{names[parameters[at]]}", f"model.module.{names[parameters[at]]}"):
+            for path in (
+                f"module.{names[parameters[at]]}",
+                f"model.module.{names[parameters[at]]}",
+            ):
                 tensors[prefix + path] = value
     vendor.write_state(optimizer, tensors)
 

@@ -22,8 +22,8 @@ SDK = "3.4.0"
 GUIDE = "https://docs.graphcore.ai/projects/poptorch-user-guide/en/latest/installation.html"
 
 INSTALL = (
-    f"PopTorch comes with Graphcore's Poplar SDK (this package was written for {SDK}) and is on no package index; {GUIDE} "
-    "says how to install its wheel and enable the SDK"
+    f"PopTorch comes with Graphcore's Poplar SDK (this package was written for {SDK}) and is on no package index; "
+    f"{GUIDE} says how to install its wheel and enable the SDK"
 )
 
 REQUIRES = (Requirement(module="poptorch", install=INSTALL),)

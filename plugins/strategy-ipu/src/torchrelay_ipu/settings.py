@@ -40,8 +40,8 @@ class Settings:
             raise ConfigurationError(f"device_iterations={iterations!r} must be a number from 1")
         if iterations is not None and own not in (1, iterations):
             raise ConfigurationError(
-                f"device_iterations={iterations} and deviceIterations({own}) of training_opts contradict each other; give "
-                "one of them"
+                f"device_iterations={iterations} and deviceIterations({own}) of training_opts contradict each other; "
+                "give one of them"
             )
         if self.autoreport_dir is not None and not self.autoreport:
             raise ConfigurationError(
@@ -69,8 +69,8 @@ class Settings:
         own = vendor.accumulation(self.training_opts)
         if own not in (1, accumulate):
             reasons.append(
-                f"gradientAccumulation({own}) of training_opts and accumulate_grad_batches={accumulate} contradict each "
-                "other; give Trainer(accumulate_grad_batches=...) alone"
+                f"gradientAccumulation({own}) of training_opts and accumulate_grad_batches={accumulate} contradict "
+                "each other; give Trainer(accumulate_grad_batches=...) alone"
             )
         if vendor.accumulation(self.inference_opts) != 1:
             reasons.append("inference_opts has gradientAccumulation; leave it at 1")

@@ -24,13 +24,26 @@ def _untraced() -> UnsupportedError:
     return UnsupportedError(f"batch_idx in a step on an IPU: {TRACED_ONCE}")
 
 
-def _refuse(self: Any, *args: Any) -> Any:
+def _refuse(*_: Any) -> Any:
     raise _untraced()
 
 
 for _name in (
     *("index", "int", "float", "bool", "hash", "eq", "ne", "lt", "le", "gt", "ge", "str", "format"),
-    *("add", "radd", "sub", "rsub", "mul", "rmul", "mod", "rmod", "floordiv", "truediv", "neg", "divmod"),
+    *(
+        "add",
+        "radd",
+        "sub",
+        "rsub",
+        "mul",
+        "rmul",
+        "mod",
+        "rmod",
+        "floordiv",
+        "truediv",
+        "neg",
+        "divmod",
+    ),
 ):
     setattr(NoIndex, f"__{_name}__", _refuse)
 
@@ -134,8 +147,8 @@ class TracedStep(nn.Module):
                 )
             if not isinstance(value, (torch.Tensor, int, float)):
                 raise UnsupportedError(
-                    f"log({name!r}, {type(value).__name__}(...)) in a step on an IPU: an object would collect once, when "
-                    "the step is traced; log the tensor itself"
+                    f"log({name!r}, {type(value).__name__}(...)) in a step on an IPU: an object would collect once, "
+                    "when the step is traced; log the tensor itself"
                 )
             at = None
             if isinstance(value, torch.Tensor):

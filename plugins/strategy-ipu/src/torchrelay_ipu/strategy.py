@@ -17,7 +17,15 @@ from torchrelay.errors import ConfigurationError
 from torchrelay.plugin import Capabilities
 from torchrelay.strategies import Build, Needs, Plan, Strategy
 from torchrelay_ipu import optimizers, vendor
-from torchrelay_ipu.batches import Call, Combined, Form, Window, check_form, check_whole, put_together
+from torchrelay_ipu.batches import (
+    Call,
+    Combined,
+    Form,
+    Window,
+    check_form,
+    check_whole,
+    put_together,
+)
 from torchrelay_ipu.plugin import CAPABILITIES
 from torchrelay_ipu.probe import EMULATOR
 from torchrelay_ipu.programs import Program, Programs
@@ -88,7 +96,8 @@ class IPUStrategy(Strategy):
         reasons = super().refusals(needs) + self.settings.refusals(devices, needs.plan.accumulate)
         if not vendor.use_emulator() and not vendor.available(devices):
             reasons.append(
-                f"devices={devices} asks for IPUs that PopTorch does not find; take fewer, or {EMULATOR}=1 for its emulator"
+                f"devices={devices} asks for IPUs that PopTorch does not find; take fewer, or {EMULATOR}=1 for its "
+                "emulator"
             )
         return reasons
 

@@ -1,6 +1,6 @@
 """The only module that imports PopTorch, when a function here is called; its errors become torchrelay's.
 
-`sdk`, `options`, `model` and `optimizer` are names of PopTorch's objects alone: a test reads off every call that is made on
+`sdk`, `options`, `model` and `optimizer` are names of PopTorch's objects alone: a test reads off every call made on
 them, and holds it against the recorded signatures.
 """
 
@@ -36,7 +36,9 @@ def poptorch() -> Any:
     try:
         return import_module("poptorch")
     except (ImportError, AssertionError) as error:
-        raise UnavailableError(f"PopTorch cannot be imported ({_line(error)}): {INSTALL}") from error
+        raise UnavailableError(
+            f"PopTorch cannot be imported ({_line(error)}): {INSTALL}"
+        ) from error
 
 
 def examined() -> str | None:
@@ -213,7 +215,7 @@ def set_random_state(model: Any, state: Any) -> None:
 
 
 def release(model: Any, module: nn.Module) -> None:
-    """Destroy a wrapped model and unwrap the module, also where it was never compiled, which PopTorch leaves wrapped."""
+    """Destroy a wrapped model and unwrap the module, also one never compiled, which PopTorch leaves wrapped."""
     with told():
         model.destroy()
     for tensor in [*module.parameters(), *module.buffers()]:
@@ -247,7 +249,11 @@ def make_optimizer(name: str, groups: list[dict[str, Any]], settings: dict[str, 
     sdk = poptorch()
     if name == "SGD":
         return sdk.optim.SGD(groups, **settings)
-    return sdk.optim.Adam(groups, **settings) if name == "Adam" else sdk.optim.AdamW(groups, **settings)
+    return (
+        sdk.optim.Adam(groups, **settings)
+        if name == "Adam"
+        else sdk.optim.AdamW(groups, **settings)
+    )
 
 
 def max_norm(optimizer: Any) -> float:

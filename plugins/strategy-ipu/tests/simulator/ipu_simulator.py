@@ -1,4 +1,4 @@
-"""A plugin of the tests: the accelerator `ipu_sim`, for which IPUStrategy runs on the simulated PopTorch beside this file."""
+"""A plugin of the tests: the accelerator `ipu_sim`, for which IPUStrategy runs on the simulated PopTorch."""
 
 from __future__ import annotations
 

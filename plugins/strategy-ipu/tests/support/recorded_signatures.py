@@ -1,7 +1,7 @@
 """Holds a vendor's recorded signatures against every use in `vendor.py`, and against a simulator.
 
-Knows nothing of any one vendor. A record (`signatures.json`) has `sources`, where each was read, and `entries`: a dotted name,
-its kind, its parameters with their defaults, its source, and whether `vendor.py` uses it.
+Knows nothing of any one vendor. A record (`signatures.json`) has `sources`, where each was read, and `entries`: a
+dotted name, its kind, its parameters with their defaults, its source, and whether `vendor.py` uses it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
     record = json.loads(path.read_text())
     for entry in record["entries"]:
         source = record["sources"][entry["source"]]
-        assert source["repository"] and source["path"], entry
+        assert source["repository"], entry
+        assert source["path"], entry
         assert source["commit"] or source["note"], entry
     names = [entry["name"] for entry in record["entries"]]
     assert len(names) == len(set(names))

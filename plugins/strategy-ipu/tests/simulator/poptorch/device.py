@@ -1,4 +1,4 @@
-"""Simulated: what a compiled model has on the device, weights, an optimizer and a recorded step, apart from the host's."""
+"""Simulated: what a compiled model has on the device: weights, an optimizer and a recorded step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from . import optim
+from poptorch import optim
 
 marked: list[torch.Tensor] = []
 """The losses that the step under way has marked."""
@@ -54,7 +54,11 @@ class Program:
     """
 
     def __init__(
-        self, model: nn.Module, inputs: tuple[torch.Tensor, ...], error: type[Exception], training: bool
+        self,
+        model: nn.Module,
+        inputs: tuple[torch.Tensor, ...],
+        error: type[Exception],
+        training: bool,
     ) -> None:
         host = raw(model)
         self.weights = {name: _copied(tensor) for name, tensor in host.items()}

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import device, hardware, optim
-from .enums import OutputMode
-from .options import Options
+from poptorch import device, hardware, optim
+from poptorch.enums import OutputMode
+from poptorch.options import Options
 
 
 class Error(Exception):
@@ -89,7 +89,9 @@ class PoplarExecutor:
                 return object.__getattribute__(self, name)
 
             @classmethod
-            def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            def __torch_function__(
+                cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+            ) -> Any:
                 sync()
                 with torch._C.DisableTorchFunctionSubclass():
                     return func(*args, **(kwargs or {}))
@@ -100,7 +102,9 @@ class PoplarExecutor:
                 return super().__getattribute__(name)
 
             @classmethod
-            def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            def __torch_function__(
+                cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+            ) -> Any:
                 sync()
                 with torch._C.DisableTorchFunctionSubclass():
                     return func(*args, **(kwargs or {}))
@@ -208,7 +212,9 @@ class PoplarExecutor:
 
     def _read_state(self) -> None:
         if self._state_is_newer and isinstance(self._optimizer, optim.Optimizer):
-            self._optimizer.set_state_dict({"ipu_state": self._program.read_state(), "ipu_param": {}})
+            self._optimizer.set_state_dict(
+                {"ipu_state": self._program.read_state(), "ipu_param": {}}
+            )
         self._state_is_newer = False
 
     def _write_state(self) -> None:

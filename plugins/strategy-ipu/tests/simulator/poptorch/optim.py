@@ -46,7 +46,11 @@ class Optimizer:
         return all(each is not None for each in self._state_dict.values())
 
 
-_ACCUMULATORS = ("accum_type", "first_order_momentum_accum_type", "second_order_momentum_accum_type")
+_ACCUMULATORS = (
+    "accum_type",
+    "first_order_momentum_accum_type",
+    "second_order_momentum_accum_type",
+)
 
 
 class SGD(Optimizer, torch.optim.SGD):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .enums import OutputMode
+from poptorch.enums import OutputMode
 
 
 class OptionsDict:
