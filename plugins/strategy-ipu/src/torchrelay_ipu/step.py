@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchrelay.errors import ConfigurationError, UnsupportedError
+from torchrelay.errors import UnsupportedError
 from torchrelay.tree import flatten
 from torchrelay_ipu import vendor
 from torchrelay_ipu.plugin import TRACED_ONCE
@@ -28,23 +29,11 @@ def _refuse(*_: Any) -> Any:
     raise _untraced()
 
 
-for _name in (
-    *("index", "int", "float", "bool", "hash", "eq", "ne", "lt", "le", "gt", "ge", "str", "format"),
-    *(
-        "add",
-        "radd",
-        "sub",
-        "rsub",
-        "mul",
-        "rmul",
-        "mod",
-        "rmod",
-        "floordiv",
-        "truediv",
-        "neg",
-        "divmod",
-    ),
-):
+_USES = (
+    "index int float bool hash eq ne lt le gt ge str format neg pow rpow divmod "
+    "add radd sub rsub mul rmul mod rmod floordiv rfloordiv truediv rtruediv"
+)
+for _name in _USES.split():
     setattr(NoIndex, f"__{_name}__", _refuse)
 
 
@@ -141,10 +130,7 @@ class TracedStep(nn.Module):
             return
 
         def log(name: str, value: Any, *args: Any, **options: Any) -> None:
-            if args:
-                raise ConfigurationError(
-                    f"log({name!r}, ...): on an IPU give the arguments after the value by name"
-                )
+            options |= zip(_after(type(module).log, 3), args, strict=False)
             if not isinstance(value, (torch.Tensor, int, float)):
                 raise UnsupportedError(
                     f"log({name!r}, {type(value).__name__}(...)) in a step on an IPU: an object would collect once, "
@@ -157,14 +143,20 @@ class TracedStep(nn.Module):
             self.trace.logged.append(Logged(name, at, value if at is None else None, options))
 
         def log_dict(dictionary: Any, *args: Any, **options: Any) -> None:
+            options |= zip(_after(type(module).log_dict, 2), args, strict=False)
             for name, value in dictionary.items():
-                log(name, value, *args, **options)
+                log(name, value, **options)
 
         module.__dict__.update(log=log, log_dict=log_dict)
         try:
             yield
         finally:
             del module.__dict__["log"], module.__dict__["log_dict"]
+
+
+def _after(method: Callable[..., Any], number: int) -> list[str]:
+    """The names of a method's parameters, without the first ones."""
+    return list(inspect.signature(method).parameters)[number:]
 
 
 def _tensors(leaves: list[Any]) -> list[int]:

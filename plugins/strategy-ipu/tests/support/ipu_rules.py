@@ -129,7 +129,7 @@ class Logging(Regression):
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         loss = self.loss(batch)
-        self.log("loss", loss, on_step=True, on_epoch=True)
+        self.log("loss", loss, False, None, True, True)
         self.log("largest", batch[1].max(), on_step=False, on_epoch=True, reduce_fx="max")
         self.log_dict({"number": 2.0}, on_step=False, on_epoch=True)
         return {"loss": loss, "rows": batch[0].detach()}
