@@ -51,6 +51,10 @@ def _short_windows_unscaled(module, made, rebuild, scale=None):
     return _step_of(module, made, rebuild, None if scale is None else 1.0)
 
 
+def _nothing_taken(optimizer, state):
+    optimizer.set_state_dict({"ipu_state": {f"x{n}": t for n, t in state.items()}, "ipu_param": {}})
+
+
 def _seeding_the_run(options, number):
     options.randomSeed(number)
 
@@ -91,6 +95,8 @@ TABLE = [
     (6, programs.Programs, "activate", _attaching_always, rules.stages_take_turns),
     (7, programs.Program, "_forward_settings", _nothing, rules.learning_rates_reach_the_device),
     (7, optimizers, "converted", _as_it_is, rules.optimizer_state_comes_back),
+    (7, vendor, "write_state", _nothing, rules.loaded_optimizer_state_reaches_the_device),
+    (7, vendor, "write_state", _nothing_taken, rules.loaded_optimizer_state_reaches_the_device),
     (8, vendor, "release", _nothing, rules.a_module_is_wrapped_again),
     (8, vendor, "release", _only_destroying, rules.a_failed_trace_leaves_the_module_free),
     (9, Settings, "options", _accumulating_inference, rules.validation_beside_accumulation),

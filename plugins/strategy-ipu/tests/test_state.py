@@ -58,6 +58,12 @@ def test_a_checkpoint_has_the_device_s_random_state(tmp_path):
     assert "rng_state" in run("ipu", "sgd", HALF, tmp_path / "one.ckpt")["ipu"]
 
 
+def test_a_state_that_the_device_does_not_take_is_told(monkeypatch):
+    monkeypatch.setattr(optimizers, "_PATHS", ("elsewhere.{}",))
+    with rules.refused(optimizers.CheckpointError, "Accl1___module.weight", "begin anew"):
+        rules.loaded_optimizer_state_reaches_the_device()
+
+
 def test_the_longest_name_is_a_tensor_s():
     known = {"weight": 0, "layer.weight": 1}
     assert optimizers._ending("model.module.layer.weight", known) == "layer.weight"

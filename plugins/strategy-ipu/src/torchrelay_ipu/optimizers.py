@@ -28,6 +28,9 @@ TENSORS = {
 Adam's: graphcore/poptorch, tests/optimizers_test.py, and graphcore/popart, names.hpp. SGD's: names.hpp alone.
 """
 
+_PATHS = ("module.{}", "model.module.{}")
+"""A parameter's place in the traced step, and with PopTorch's own wrapper around that; what it does not know it ignores."""
+
 SUPPORTED = "use torch.optim.SGD, Adam or AdamW, or PopTorch's own of these names"
 
 
@@ -123,8 +126,8 @@ def from_device(optimizer: Optimizer, names: Mapping[Any, str]) -> dict[int, dic
 
 def to_device(
     optimizer: Optimizer, state: Mapping[int, Mapping[str, Any]], names: Mapping[Any, str]
-) -> None:
-    """Let the device take up a state of torch's form."""
+) -> set[str]:
+    """Let the device take up a state of torch's form; the names under which it was handed over."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     tensors: dict[str, torch.Tensor] = {}
     for key, prefix in TENSORS[type(optimizer).__name__].items():
@@ -132,13 +135,25 @@ def to_device(
             if entry.get(key) is None:
                 continue
             value = torch.as_tensor(entry[key]).detach().clone()
-            # PopTorch may have its own wrapper in a name; what a device does not know under a name, it ignores.
-            for path in (
-                f"module.{names[parameters[at]]}",
-                f"model.module.{names[parameters[at]]}",
-            ):
-                tensors[prefix + path] = value
+            for path in _PATHS:
+                tensors[prefix + path.format(names[parameters[at]])] = value
     vendor.write_state(optimizer, tensors)
+    return set(tensors)
+
+
+def check_taken(optimizer: Optimizer, handed: set[str]) -> None:
+    """Refuse to go on where the device, which ignores names that it does not know, has taken nothing up.
+
+    Raises:
+        CheckpointError: it has other names.
+    """
+    prefixes = tuple(TENSORS[type(optimizer).__name__].values())
+    found = {name for name in vendor.read_state(optimizer) if name.startswith(prefixes)}
+    if handed and found and not found & handed:
+        raise CheckpointError(
+            f"the device keeps the optimizer's state under names such as {min(found)!r}, and was handed "
+            f"{min(handed)!r}: it would begin anew; load the weights alone, and tell the authors of torchrelay-ipu"
+        )
 
 
 def _ending(path: str, known: Mapping[str, Any]) -> str:

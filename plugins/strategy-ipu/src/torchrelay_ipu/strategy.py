@@ -78,6 +78,7 @@ class IPUStrategy(Strategy):
         self.asked = Plan()
         self.programs = Programs()
         self._forms: dict[str, Form] = {}
+        self._handed: set[str] = set()
 
     # --- what it is composed of -------------------------------------------------------------------------
 
@@ -118,6 +119,7 @@ class IPUStrategy(Strategy):
         self.programs.close()
         self.programs.random = None
         self._forms.clear()
+        self._handed.clear()
         super().adopt(module)
 
     def setup(self, module: nn.Module, build: Build | None) -> None:
@@ -202,7 +204,11 @@ class IPUStrategy(Strategy):
             self.programs.retire()
             program = self._trained(call, replicas)
             self.programs.train(program)
-        return self._run(program, call)
+        found = self._run(program, call)
+        if self._handed:
+            optimizers.check_taken(self.optimizers[0], self._handed)
+            self._handed = set()
+        return found
 
     def evaluation_step(
         self, name: str, batch: Any, batch_idx: int, dataloader_idx: int | None = None
@@ -309,7 +315,7 @@ class IPUStrategy(Strategy):
         numbered = from_names(optimizer, state, names)
         for group, saved in zip(optimizer.param_groups, numbered["param_groups"], strict=True):
             group.update({k: v for k, v in saved.items() if k in group and k != "params"})
-        optimizers.to_device(optimizer, numbered["state"], names)
+        self._handed = optimizers.to_device(optimizer, numbered["state"], names)
 
     def save_checkpoint(self, checkpoint: Mapping[str, Any], path: Path) -> None:
         """Write a checkpoint, with the device's random state."""

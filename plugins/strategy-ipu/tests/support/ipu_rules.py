@@ -333,6 +333,29 @@ def optimizer_state_comes_back() -> None:
             assert apart(mine.found["state"][name], expected) <= NEAR
 
 
+class Hands(Ramp):
+    """Hands over a state of Adam in the middle of a training."""
+
+    def configure_optimizers(self) -> Any:
+        return AdamW(self.parameters(), lr=0.1)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_end(outputs, batch, batch_idx)
+        strategy = self.trainer.strategy
+        (optimizer,) = strategy.optimizers
+        if batch_idx == 1:
+            state = strategy.optimizer_state(optimizer)
+            state["state"]["weight"]["step"] = torch.tensor(100.0)
+            strategy.load_optimizer_state(optimizer, state)
+        elif batch_idx == 2:
+            state = strategy.optimizer_state(optimizer)
+            assert state["state"]["weight"]["step"] == 101
+
+
+def loaded_optimizer_state_reaches_the_device() -> None:
+    trainer().fit(Hands(), data())
+
+
 # --- 8: wrapping ----------------------------------------------------------------------------------------
 
 
