@@ -29,7 +29,7 @@ Adam's: graphcore/poptorch, tests/optimizers_test.py, and graphcore/popart, name
 """
 
 _PATHS = ("module.{}", "model.module.{}")
-"""A parameter's place in the traced step, and with PopTorch's own wrapper around that; what it does not know it ignores."""
+"""A parameter's place in the traced step, and with PopTorch's own wrapper around that."""
 
 SUPPORTED = "use torch.optim.SGD, Adam or AdamW, or PopTorch's own of these names"
 
