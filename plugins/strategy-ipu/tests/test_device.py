@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from torchrelay import Trainer
 from torchrelay.testing.models import Regression, samples
+from torchrelay_ipu import IPUStrategy
 
 pytestmark = [pytest.mark.ipu, pytest.mark.timeout(1200)]
 
@@ -74,6 +75,14 @@ def test_optimizer_state_travels(kind, tmp_path):
 
 def test_two_replicas(tmp_path):
     (_, one), (_, other) = (fitted(AdamW, p, tmp_path) for p in ({**IPU, "devices": 2}, CPU))
+    for name, value in one.state_dict().items():
+        torch.testing.assert_close(value, other.state_dict()[name], rtol=1e-3, atol=1e-4)
+
+
+def test_several_updates_in_a_call(tmp_path):
+    many = {**IPU, "strategy": IPUStrategy(device_iterations=7)}
+    (mine, one), (theirs, other) = (fitted(Momentum, p, tmp_path) for p in (many, CPU))
+    assert mine.global_step == theirs.global_step
     for name, value in one.state_dict().items():
         torch.testing.assert_close(value, other.state_dict()[name], rtol=1e-3, atol=1e-4)
 
