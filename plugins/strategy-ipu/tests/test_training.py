@@ -5,7 +5,8 @@ from __future__ import annotations
 import ipu_rules as rules
 import pytest
 
-from torchrelay.errors import ConfigurationError
+from torchrelay.callbacks import GradientAccumulationScheduler
+from torchrelay.errors import ConfigurationError, UnsupportedError
 from torchrelay_ipu import IPUStrategy
 
 pytestmark = pytest.mark.timeout(120)
@@ -38,6 +39,15 @@ def test_batches_that_make_no_whole_calls_are_refused():
 def test_options_that_contradict_are_refused(options, words):
     with rules.refused(ConfigurationError, words):
         IPUStrategy(**options)
+
+
+def test_windows_that_change_are_refused():
+    schedule = GradientAccumulationScheduler({1: 2})
+    with rules.refused(
+        UnsupportedError, "accumulate_grad_batches", "GradientAccumulationScheduler"
+    ):
+        made = rules.trainer(max_epochs=2, callbacks=schedule)
+        made.fit(rules.Regression(), rules.data())
 
 
 def test_options_arrive(tmp_path, monkeypatch):

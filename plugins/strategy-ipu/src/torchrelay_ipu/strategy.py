@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torchrelay.checkpoint import from_names, to_names
 from torchrelay.checkpoint.checkpoint_io import Path
 from torchrelay.collectives import Collectives, NoCollectives
-from torchrelay.errors import ConfigurationError
+from torchrelay.errors import ConfigurationError, UnsupportedError
 from torchrelay.plugin import Capabilities
 from torchrelay.strategies import Build, Needs, Plan, Strategy
 from torchrelay_ipu import optimizers, vendor
@@ -268,6 +268,17 @@ class IPUStrategy(Strategy):
         return lambda batch, batch_idx: step(batch, batch_idx, dataloader_idx=dataloader_idx)
 
     # --- updates, which the device has made --------------------------------------------------------------
+
+    def accumulating(self) -> AbstractContextManager[Any]:
+        """The loop comes here only if somebody has changed the windows, which are compiled in.
+
+        Raises:
+            UnsupportedError: always.
+        """
+        raise UnsupportedError(
+            "accumulate_grad_batches has changed while training, and a step on an IPU has its windows compiled in; "
+            "leave out GradientAccumulationScheduler and give accumulate_grad_batches to the Trainer"
+        )
 
     def backward(self, loss: torch.Tensor) -> None:
         """Let the module's own `backward` hear of the loss, which has no graph behind it."""
