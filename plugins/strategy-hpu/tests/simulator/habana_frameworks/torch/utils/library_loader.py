@@ -1,0 +1,10 @@
+"""Simulated: whether there is a driver."""
+
+from __future__ import annotations
+
+from habana_frameworks.torch.hpu.machine import installed
+
+
+def is_habana_available():
+    """Whether the simulated machine has a device."""
+    return installed() > 0
