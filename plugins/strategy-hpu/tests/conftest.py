@@ -10,8 +10,12 @@ import pytest
 
 from torchrelay.plugin.registry import refresh
 from torchrelay.testing.fixtures import distance as distance
+from torchrelay.testing.fixtures import gone as gone
 from torchrelay.testing.fixtures import no_cluster as no_cluster
+from torchrelay.testing.fixtures import programs as programs
 from torchrelay.testing.fixtures import pytest_configure as pytest_configure
+from torchrelay.testing.fixtures import scripts as scripts
+from torchrelay.testing.fixtures import shared as shared
 
 SIMULATOR = Path(__file__).parent / "simulator"
 SUPPORT = Path(__file__).parent / "support"

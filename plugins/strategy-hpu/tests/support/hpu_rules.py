@@ -10,7 +10,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import habana_frameworks.torch as bridge
 import torch
 from habana_frameworks.torch.hpu import graphs, machine
 from habana_frameworks.torch.hpu.device import HPUTensor
@@ -23,8 +22,8 @@ from torchrelay import Trainer
 from torchrelay.callbacks import Callback
 from torchrelay.errors import ConfigurationError, UnsupportedError
 from torchrelay.testing.models import Regression, samples
-from torchrelay.testing.numerics_problems import Final, Normalized, Tied, Trained
-from torchrelay_hpu import HPUParallelStrategy, SingleHPUStrategy, vendor
+from torchrelay.testing.numerics_problems import Final, Tied, Trained
+from torchrelay_hpu import SingleHPUStrategy, vendor
 
 BATCH, BATCHES = 4, 7
 QUIET = {
@@ -207,13 +206,16 @@ class Environment(Trained):
 
 
 def the_environment_is_put_back() -> None:
-    before = dict(os.environ)
-    module = Environment()
-    trainer("hpu_parallel").fit(module, data())
-    assert dict(os.environ) == before
+    names = (*vendor.RENDEZVOUS, "HCCL_DISTRIBUTED_BACKEND")
+    with machine_with(HLS_MODULE_ID="6", ID="me"):
+        before = {name: os.environ.get(name) for name in names}
+        module = Environment()
+        trainer("hpu_parallel").fit(module, data())
+        assert {name: os.environ.get(name) for name in names} == before
     found = module.notes["environment"]
     assert found["HCCL_DISTRIBUTED_BACKEND"] == "1"
     assert (found["RANK"], found["WORLD_SIZE"], found["ID"]) == ("0", "1", "0")
+    assert found["HLS_MODULE_ID"] == "6"
 
 
 def modules_are_chosen() -> None:
@@ -235,13 +237,13 @@ class Talks(Trained):
         device = self.trainer.strategy.root_device
         big = torch.tensor([2**40 + 1, -3], device=device)
         self.notes["found"] = {
-            "mean": talk.reduce(torch.tensor([1.5, 2.0], device=device)).tolist(),
-            "integers": talk.reduce(big, "sum").tolist(),
-            "fraction": talk.reduce(torch.tensor([3], device=device)).tolist(),
-            "product": talk.reduce(torch.tensor([3.0], device=device), "product").tolist(),
+            "mean": talk.reduce(torch.tensor([1.5, 2.0], device=device)).cpu().tolist(),
+            "integers": talk.reduce(big, "sum").cpu().tolist(),
+            "fraction": talk.reduce(torch.tensor([3], device=device)).cpu().tolist(),
+            "product": talk.reduce(torch.tensor([3.0], device=device), "product").cpu().tolist(),
             "flags": (talk.all(True), talk.any(False)),
             "double": talk.reduce(1e-12 + 1.0, "max"),
-            "everything": talk.all_gather(torch.tensor([1, 2], dtype=torch.int8)).tolist(),
+            "everything": talk.all_gather(torch.tensor([1, 2], dtype=torch.int8)).cpu().tolist(),
         }
 
 
@@ -349,6 +351,36 @@ def fp8_on_the_first_generation_is_refused() -> None:
         trainer(precision="fp8").fit(Regression(), data())
 
 
+def fp8_is_the_transformer_engine_s() -> None:
+    from habana_frameworks.torch.hpex.experimental.transformer_engine import fp8
+
+    fp8.entered.clear()
+    seen = []
+
+    class Looks(Trained):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            seen.append(self(batch[0]).dtype)
+            return super().training_step(batch, batch_idx)
+
+    trainer(precision="fp8").fit(Looks(), data())
+    assert fp8.entered == [None] * BATCHES
+    assert set(seen) == {torch.bfloat16}
+
+
+def mixed_precision_is_autocast_s() -> None:
+    seen = []
+
+    class Looks(Trained):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            seen.append((self(batch[0]).dtype, self.net[0].weight.dtype))
+            return super().training_step(batch, batch_idx)
+
+    mine = fitted(trainer(precision="bf16-mixed"), Looks())
+    theirs = fitted(alone(precision="bf16-mixed"), Trained())
+    assert set(seen) == {(torch.bfloat16, torch.float32)}
+    assert apart(mine, theirs) <= 1e-2
+
+
 # --- 13: the optimizer ----------------------------------------------------------------------------------
 
 
@@ -377,6 +409,19 @@ def the_fused_optimizer_is_used() -> None:
     assert kind.found == "FusedAdamW"
     assert {float(each["step"]) for each in kind.state["state"].values()} == {float(BATCHES)}
     assert all("step" not in group for group in kind.state["param_groups"])
+
+
+def the_fused_optimizer_goes_on() -> None:
+    with mode(lazy=False), TemporaryDirectory() as folder:
+        half = str(Path(folder) / "half.ckpt")
+        made = alone(max_steps=4)
+        made.fit(adamw(), data())
+        made.save_checkpoint(half)
+        final = Final()
+        made = trainer(SingleHPUStrategy(fused_adamw=True), max_steps=7, callbacks=[final])
+        made.fit(adamw(), data(), ckpt_path=half)
+        whole = fitted(alone(), adamw())
+        assert apart({n: v.cpu() for n, v in final.state.items()}, whole) <= 1e-4
 
 
 def the_fused_clipping_is_used() -> None:
