@@ -1,0 +1,51 @@
+"""The conformance kit on a simulator of Habana's bridge: the accelerator is `hpu_sim`, and the reports say so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from torchrelay.testing import BasicTier, CapabilityTier, Subject
+from torchrelay.testing.kit import Kit
+from torchrelay.testing.publishing import markdown
+
+# The first test that needs a program waits for it.
+pytestmark = pytest.mark.timeout(300)
+
+SIMULATOR = (str(Path(__file__).parent / "simulator"),)
+SINGLE = Subject("hpu_single", devices=1, accelerator="hpu_sim", python_path=SIMULATOR)
+PARALLEL = Subject("hpu_parallel", devices=2, accelerator="hpu_sim", python_path=SIMULATOR)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def eager():
+    """Eager mode, as one process of `single_device`, which is compared with, cuts no graphs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PT_HPU_LAZY_MODE", "0")
+        yield
+
+
+class TestSingle(BasicTier):
+    subject = SINGLE
+
+
+class TestSingleCapabilities(CapabilityTier):
+    subject = SINGLE
+
+
+class TestParallel(BasicTier):
+    subject = PARALLEL
+
+
+class TestParallelCapabilities(CapabilityTier):
+    subject = PARALLEL
+
+
+def test_the_report_says_simulated():
+    for subject in (SINGLE, PARALLEL):
+        kit = Kit(subject)
+        text = markdown(kit.report(checks=()))
+        kit.close()
+        assert "hpu_sim" in text
+        assert "torchrelay-hpu-simulator" in text
