@@ -21,9 +21,10 @@ from torch.utils.data import DataLoader
 from torchrelay import Trainer
 from torchrelay.callbacks import Callback
 from torchrelay.errors import ConfigurationError, UnsupportedError
+from torchrelay.launchers import Launcher
 from torchrelay.testing.models import Regression, samples
 from torchrelay.testing.numerics_problems import Final, Tied, Trained
-from torchrelay_hpu import SingleHPUStrategy, vendor
+from torchrelay_hpu import HPUParallelStrategy, SingleHPUStrategy, vendor
 
 BATCH, BATCHES = 4, 7
 QUIET = {
@@ -44,6 +45,21 @@ UPDATE = ["backward", "mark_step", "step", "mark_step"]
 def trainer(strategy: Any = "hpu_single", **options: Any) -> Trainer:
     """A silent Trainer on the simulated device."""
     return Trainer(**{**QUIET, **options}, strategy=strategy, accelerator="hpu_sim", devices=1)
+
+
+class Here(Launcher):
+    """Runs the only rank in this process, which a failure leaves as it was."""
+
+    name = "here"
+    returns_to_caller = False
+
+    def launch(self, function: Any, /, *args: Any) -> Any:
+        return function(*args)
+
+
+def parallel(**options: Any) -> Trainer:
+    """One rank of HPUParallelStrategy."""
+    return trainer(HPUParallelStrategy(launcher=Here()), **options)
 
 
 def alone(**options: Any) -> Trainer:
@@ -210,7 +226,7 @@ def the_environment_is_put_back() -> None:
     with machine_with(HLS_MODULE_ID="6", ID="me"):
         before = {name: os.environ.get(name) for name in names}
         module = Environment()
-        trainer("hpu_parallel").fit(module, data())
+        parallel().fit(module, data())
         assert {name: os.environ.get(name) for name in names} == before
     found = module.notes["environment"]
     assert found["HCCL_DISTRIBUTED_BACKEND"] == "1"
@@ -249,7 +265,7 @@ class Talks(Trained):
 
 def what_hccl_cannot_combine_is_combined() -> None:
     module = Talks()
-    trainer("hpu_parallel").fit(module, data())
+    parallel().fit(module, data())
     assert module.notes["found"] == {
         "mean": [1.5, 2.0],
         "integers": [2**40 + 1, -3],
@@ -262,7 +278,7 @@ def what_hccl_cannot_combine_is_combined() -> None:
 
 
 def one_process_of_ddp_is_the_processor() -> None:
-    same(adamw, strategy="hpu_parallel", accumulate_grad_batches=3)
+    same(adamw, strategy=HPUParallelStrategy(launcher=Here()), accumulate_grad_batches=3)
 
 
 # --- 8, 9: state ----------------------------------------------------------------------------------------
@@ -438,7 +454,7 @@ CHECKS = [
     if getattr(value, "__module__", "") == __name__
     and type(value).__name__ == "function"
     and name not in {
-        "trainer", "alone", "data", "fitted", "apart", "same", "refused", "machine_with", "mode", "adamw", "momentum",
+        "trainer", "parallel", "alone", "data", "fitted", "apart", "same", "refused", "machine_with", "mode", "adamw", "momentum",
         "_kinds",
     }
 ]  # fmt: skip
