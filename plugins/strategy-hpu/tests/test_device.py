@@ -77,9 +77,7 @@ def test_state_travels(options, tmp_path):
 
 
 def test_bf16(tmp_path):
-    (_, one), (_, other) = (
-        fitted(AdamW, p, tmp_path, precision="bf16-mixed") for p in (HPU, CPU)
-    )
+    (_, one), (_, other) = (fitted(AdamW, p, tmp_path, precision="bf16-mixed") for p in (HPU, CPU))
     near(one, other, 5e-2)
 
 

@@ -1,4 +1,4 @@
-"""Training, evaluation and prediction on the simulator arrive where the processor does, and what cannot be is refused."""
+"""Training, evaluation and prediction on the simulator arrive where the processor does; the rest is refused."""
 
 from __future__ import annotations
 

@@ -42,9 +42,11 @@ class HCCLCollectives(TorchCollectives):
         leaves, rebuild = flatten(value)
         native = [at for at, leaf in enumerate(leaves) if op != "product" and _combined(leaf)]
         others = [at for at in range(len(leaves)) if at not in native]
-        results = dict(
-            zip(native, super().reduce([leaves[at] for at in native], op), strict=True)
-        ) if native else {}
+        results = (
+            dict(zip(native, super().reduce([leaves[at] for at in native], op), strict=True))
+            if native
+            else {}
+        )
         if others:
             rows = self.all_gather([_exact(leaves[at]) for at in others])
             for at, row in zip(others, rows, strict=True):
@@ -87,7 +89,11 @@ def _finished(leaf: Any, total: torch.Tensor) -> Any:
     """A result in the type and on the device of its leaf: means keep their fraction, sums of integers are 64-bit."""
     if not isinstance(leaf, torch.Tensor):
         found = total.item()
-        return bool(found) if isinstance(leaf, bool) and total.dtype is torch.int64 and found in (0, 1) else found
+        return (
+            bool(found)
+            if isinstance(leaf, bool) and total.dtype is torch.int64 and found in (0, 1)
+            else found
+        )
     if leaf.is_floating_point() or leaf.is_complex():
         return total.to(leaf.device, leaf.dtype)
     if total.is_floating_point():

@@ -64,6 +64,8 @@ def from_torch(state: dict[str, Any]) -> dict[str, Any]:
     """The opposite of `to_torch`: a group has made as many updates as any of its parameters."""
     groups = []
     for group in state["param_groups"]:
-        steps = [state["state"][key].get("step", 0) for key in group["params"] if key in state["state"]]
+        steps = [
+            state["state"][key].get("step", 0) for key in group["params"] if key in state["state"]
+        ]
         groups.append({**group, "step": int(max(map(float, steps), default=0))})
     return {**state, "param_groups": groups}

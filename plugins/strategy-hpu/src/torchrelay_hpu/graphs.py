@@ -36,7 +36,9 @@ def layers(module: nn.Module, names: Sequence[str]) -> list[nn.Module]:
 @contextmanager
 def captured(wrapped: Sequence[nn.Module]) -> Iterator[None]:
     """Run modules as graphs for a while; afterwards they are as they were, and graphs are given up."""
-    before = [{name: each.__dict__[name] for name in ADDED if name in each.__dict__} for each in wrapped]
+    before = [
+        {name: each.__dict__[name] for name in ADDED if name in each.__dict__} for each in wrapped
+    ]
     try:
         for each in wrapped:
             vendor.in_graph(each)

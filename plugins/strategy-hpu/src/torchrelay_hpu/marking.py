@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 
 from torchrelay.checkpoint import from_names, to_names
@@ -117,9 +116,7 @@ class Marking(Strategy):
             return super().stage(name)
         stack = ExitStack()
         stack.enter_context(super().stage(name))
-        stack.enter_context(
-            graphs.captured(graphs.layers(self.module, self.settings.hpu_graphs))
-        )
+        stack.enter_context(graphs.captured(graphs.layers(self.module, self.settings.hpu_graphs)))
         return stack
 
     def grad_off(self) -> AbstractContextManager[Any]:
@@ -211,4 +208,3 @@ class Marking(Strategy):
 
 def _to_cpu(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().cpu() if tensor.device.type != "cpu" else tensor
-

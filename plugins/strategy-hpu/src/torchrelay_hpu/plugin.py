@@ -30,7 +30,9 @@ REQUIRES = (Requirement(module="habana_frameworks", install=INSTALL),)
 
 PRECISIONS = ("32-true", "bf16-true", "bf16-mixed", "16-mixed", "fp8")
 
-FIRST_GENERATION = "the first generation of Gaudi has no 16-bit floats but bf16; take precision='bf16-mixed'"
+FIRST_GENERATION = (
+    "the first generation of Gaudi has no 16-bit floats but bf16; take precision='bf16-mixed'"
+)
 
 CONDITIONS = {
     "16-mixed": FIRST_GENERATION,

@@ -48,7 +48,14 @@ class Talking(Trained):
         self.notes["refused"] = [_refused(*case) for case in _cases(device)]
         self.notes["environment"] = {
             name: os.environ.get(name)
-            for name in ("HLS_MODULE_ID", "ID", "RANK", "LOCAL_RANK", "WORLD_SIZE", "HCCL_DISTRIBUTED_BACKEND")
+            for name in (
+                "HLS_MODULE_ID",
+                "ID",
+                "RANK",
+                "LOCAL_RANK",
+                "WORLD_SIZE",
+                "HCCL_DISTRIBUTED_BACKEND",
+            )
         }
 
 
@@ -96,7 +103,11 @@ def main() -> None:
     for name, optimizer in optimizers().items():
         found[name] = train({**mine, "strategy": "hpu_parallel"}, Trained(optimizer), 4)
         found[f"{name}, windows"] = train(
-            {**mine, "strategy": "ddp"}, Trained(optimizer), 4, accumulate_grad_batches=3, gradient_clip_val=0.1
+            {**mine, "strategy": "ddp"},
+            Trained(optimizer),
+            4,
+            accumulate_grad_batches=3,
+            gradient_clip_val=0.1,
         )
     module = Talking(optimizers()["adamw"])
     fused = HPUParallelStrategy(fused_adamw=True, fused_clip_norm=True)
@@ -105,8 +116,14 @@ def main() -> None:
     found["normalized"] = train({**mine, "strategy": "hpu_parallel"}, normalized, 4)
     rank = fused.global_rank
     left = {name for name in names if os.environ.get(name) != before.get(name)}
-    notes = {**module.notes, "statistics": {n: v.cpu() for n, v in normalized.notes["statistics"].items()}}
-    torch.save({"states": found, "notes": notes, "left": sorted(left)}, Path(os.environ["OUT"]) / f"pair-{rank}.pt")
+    notes = {
+        **module.notes,
+        "statistics": {n: v.cpu() for n, v in normalized.notes["statistics"].items()},
+    }
+    torch.save(
+        {"states": found, "notes": notes, "left": sorted(left)},
+        Path(os.environ["OUT"]) / f"pair-{rank}.pt",
+    )
 
 
 if __name__ == "__main__":

@@ -84,7 +84,9 @@ def apart(one: dict[str, Any], other: dict[str, Any]) -> float:
     return max(float((one[name].double() - other[name].double()).abs().max()) for name in one)
 
 
-def same(make: Any, *loaders: Any, strategy: Any = "hpu_single", near: float = NEAR, **options: Any) -> None:
+def same(
+    make: Any, *loaders: Any, strategy: Any = "hpu_single", near: float = NEAR, **options: Any
+) -> None:
     """A training arrives where the processor does."""
     mine = fitted(trainer(strategy, **options), make(), *loaders)
     theirs = fitted(alone(**options), make(), *loaders)
@@ -168,7 +170,10 @@ def eager_graphs_are_not_cut() -> None:
 
 
 def a_mode_that_changes_too_late_is_refused() -> None:
-    with machine_with(PT_HPU_LAZY_MODE="0"), refused(ConfigurationError, "PT_HPU_LAZY_MODE=0", "before Python"):
+    with (
+        machine_with(PT_HPU_LAZY_MODE="0"),
+        refused(ConfigurationError, "PT_HPU_LAZY_MODE=0", "before Python"),
+    ):
         trainer().fit(momentum(), data())
 
 
@@ -294,7 +299,10 @@ class Saves(Trained):
                 self.trainer.save_checkpoint(path)
                 self.notes["saved"] = torch.load(path, weights_only=True)
             strategy = self.trainer.strategy
-            self.notes["state"] = [strategy.model_state(), strategy.optimizer_state(strategy.optimizers[0])]
+            self.notes["state"] = [
+                strategy.model_state(),
+                strategy.optimizer_state(strategy.optimizers[0]),
+            ]
 
 
 def _kinds(value: Any) -> set[type]:
@@ -352,18 +360,30 @@ def predictions_of_graphs_are_apart() -> None:
     module = Regression()
     found = trainer(SingleHPUStrategy(hpu_graphs=["net"])).predict(module, data())
     expected = alone().predict(Regression(), data())
-    assert apart({str(n): v.cpu() for n, v in enumerate(found)}, {str(n): v for n, v in enumerate(expected)}) <= NEAR
+    assert (
+        apart(
+            {str(n): v.cpu() for n, v in enumerate(found)},
+            {str(n): v for n, v in enumerate(expected)},
+        )
+        <= NEAR
+    )
     assert graphs.replays == ["Sequential"] * (BATCHES - 1)
     assert "forward" not in module.net.__dict__
 
 
 def half_floats_on_the_first_generation_are_refused() -> None:
-    with machine_with(HPU_SIMULATOR_NAME="GAUDI"), refused(UnsupportedError, "16-mixed", "first generation"):
+    with (
+        machine_with(HPU_SIMULATOR_NAME="GAUDI"),
+        refused(UnsupportedError, "16-mixed", "first generation"),
+    ):
         trainer(precision="16-mixed").fit(Regression(), data())
 
 
 def fp8_on_the_first_generation_is_refused() -> None:
-    with machine_with(HPU_SIMULATOR_NAME="GAUDI"), refused(UnsupportedError, "fp8", "Gaudi2 or higher"):
+    with (
+        machine_with(HPU_SIMULATOR_NAME="GAUDI"),
+        refused(UnsupportedError, "fp8", "Gaudi2 or higher"),
+    ):
         trainer(precision="fp8").fit(Regression(), data())
 
 
@@ -448,13 +468,25 @@ def the_fused_clipping_is_used() -> None:
     assert len(normalization.clipped) == BATCHES
 
 
+HELPERS = (
+    *(
+        "trainer",
+        "parallel",
+        "alone",
+        "data",
+        "fitted",
+        "apart",
+        "same",
+        "refused",
+        "machine_with",
+        "mode",
+    ),
+    *("adamw", "momentum", "_kinds"),
+)
 CHECKS = [
     value
     for name, value in list(globals().items())
     if getattr(value, "__module__", "") == __name__
     and type(value).__name__ == "function"
-    and name not in {
-        "trainer", "parallel", "alone", "data", "fitted", "apart", "same", "refused", "machine_with", "mode", "adamw", "momentum",
-        "_kinds",
-    }
-]  # fmt: skip
+    and name not in HELPERS
+]

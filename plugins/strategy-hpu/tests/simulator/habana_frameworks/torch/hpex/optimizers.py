@@ -15,7 +15,14 @@ class FusedAdamW(Optimizer):
     """AdamW, whose epsilon is added before the bias is corrected."""
 
     def __init__(
-        self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.0, bias_correction=True, moments_dtype=None
+        self,
+        params,
+        lr=1e-3,
+        betas=(0.9, 0.999),
+        eps=1e-6,
+        weight_decay=0.0,
+        bias_correction=True,
+        moments_dtype=None,
     ):
         defaults = {
             "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "bias_correction": bias_correction
@@ -52,4 +59,6 @@ class FusedAdamW(Optimizer):
         parameter.mul_(1 - group["weight_decay"] * group["lr"])
         state["exp_avg"].mul_(first).add_(parameter.grad, alpha=1 - first)
         state["exp_avg_sq"].mul_(second).addcmul_(parameter.grad, parameter.grad, value=1 - second)
-        parameter.addcdiv_(state["exp_avg"], state["exp_avg_sq"].sqrt().add_(group["eps"]), value=-size)
+        parameter.addcdiv_(
+            state["exp_avg"], state["exp_avg_sq"].sqrt().add_(group["eps"]), value=-size
+        )

@@ -87,7 +87,11 @@ def run(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         inner = {**inner, "device": torch.device("cpu")}
     if inner.pop("pin_memory", False):
         raise RuntimeError("simulated: memory of an HPU cannot be pinned")
-    found = at_random(op, args, inner) if torch.Tag.nondeterministic_seeded in op.tags else op(*args, **inner)
+    found = (
+        at_random(op, args, inner)
+        if torch.Tag.nondeterministic_seeded in op.tags
+        else op(*args, **inner)
+    )
     leaves = device is not None and device.type == "cpu"
     if name == "aten::copy_":
         return outward(found) if id(found) in seen else found
@@ -116,7 +120,9 @@ def check_index(device: torch.device) -> None:
         RuntimeError: another one is asked for.
     """
     if device.index not in (None, 0):
-        raise RuntimeError(f"simulated: {device} is not there; a process has one HPU, without an index")
+        raise RuntimeError(
+            f"simulated: {device} is not there; a process has one HPU, without an index"
+        )
 
 
 def register(module: Any) -> None:
@@ -174,7 +180,13 @@ def _copy_from(source: Any, target: Any, non_blocking: bool = False) -> Any:
 
 aten = torch.ops.aten
 
-LOWER = [aten.linear.default, aten.matmul.default, aten.mm.default, aten.addmm.default, aten.bmm.default]
+LOWER = [
+    aten.linear.default,
+    aten.matmul.default,
+    aten.mm.default,
+    aten.addmm.default,
+    aten.bmm.default,
+]
 """What is computed in autocast's format; a few of those that the vendor lists."""
 
 HIGHER = [aten.mse_loss.default]
@@ -186,7 +198,9 @@ def _cast(op: Any, dtype: torch.dtype | None) -> Any:
         wanted = dtype or torch.get_autocast_dtype("hpu")
         with torch.autocast("hpu", enabled=False):
             fit = [
-                each.to(wanted) if isinstance(each, torch.Tensor) and each.is_floating_point() else each
+                each.to(wanted)
+                if isinstance(each, torch.Tensor) and each.is_floating_point()
+                else each
                 for each in args
             ]
             return op(*fit, **kwargs)

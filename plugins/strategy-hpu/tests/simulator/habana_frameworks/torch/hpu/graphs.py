@@ -11,7 +11,9 @@ replays: list[str] = []
 """Which graphs were run again."""
 
 
-def wrap_in_hpu_graph(module, asynchronous=False, disable_tensor_cache=False, dry_run=False, max_graphs=None):
+def wrap_in_hpu_graph(
+    module, asynchronous=False, disable_tensor_cache=False, dry_run=False, max_graphs=None
+):
     """Let a module's forward be captured and run again; each run writes into the outputs of the first."""
     cache = {}
     original = module.forward

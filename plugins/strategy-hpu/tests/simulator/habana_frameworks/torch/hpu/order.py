@@ -18,7 +18,9 @@ def happened(event: str) -> None:
         RuntimeError: in lazy mode, something that needs a `mark_step` before it.
     """
     if is_lazy() and event in ("backward", "step") and events[-1:] in (["backward"], ["step"]):
-        raise RuntimeError(f"simulated: {event} follows {events[-1]} without mark_step, in lazy mode")
+        raise RuntimeError(
+            f"simulated: {event} follows {events[-1]} without mark_step, in lazy mode"
+        )
     events.append(event)
 
 
@@ -34,7 +36,9 @@ def _stepped(optimizer, args, kwargs):
     if any(parameter.device.type == "hpu" for parameter in parameters):
         happened("step")
     elif events[-1:] == ["backward"] or events[-2:] == ["backward", "mark_step"]:
-        raise RuntimeError("simulated: the optimizer has parameters that the module left behind on the CPU")
+        raise RuntimeError(
+            "simulated: the optimizer has parameters that the module left behind on the CPU"
+        )
 
 
 def watch() -> None:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import os
 
-
 import torch.distributed as dist
 
 from habana_frameworks.torch.distributed.hccl.group import ProcessGroupHCCL
+
+
+MPI = {
+    "OMPI_COMM_WORLD_LOCAL_RANK": "LOCAL_RANK",
+    "OMPI_COMM_WORLD_RANK": "RANK",
+    "OMPI_COMM_WORLD_SIZE": "WORLD_SIZE",
+}
+"""What stands for each variable under Open MPI."""
 
 
 def initialize_distributed_hpu(world_size=None, rank=None, local_rank=None):
@@ -16,14 +23,14 @@ def initialize_distributed_hpu(world_size=None, rank=None, local_rank=None):
     if all(each is not None for each in (world_size, rank, local_rank)):
         environ.update(WORLD_SIZE=str(world_size), RANK=str(rank), LOCAL_RANK=str(local_rank))
     elif not {"WORLD_SIZE", "RANK", "LOCAL_RANK"} <= set(environ):
-        for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
-            mpi = f"OMPI_COMM_{name if name == 'LOCAL_RANK' else name}".replace("COMM_", "COMM_WORLD_", 1)
-            mpi = mpi.replace("WORLD_WORLD", "WORLD")
+        for mpi, name in MPI.items():
             if mpi in environ:
                 environ[name] = environ[mpi]
         environ.setdefault("MASTER_ADDR", "localhost")
         environ.setdefault("MASTER_PORT", "12345")
-    size, place, local = (int(environ.get(n, d)) for n, d in (("WORLD_SIZE", 1), ("RANK", -1), ("LOCAL_RANK", -1)))
+    size, place, local = (
+        int(environ.get(n, d)) for n, d in (("WORLD_SIZE", 1), ("RANK", -1), ("LOCAL_RANK", -1))
+    )
     if "HLS_MODULE_ID" not in environ and local != -1 and size > 1:
         visible = environ.get("HABANA_VISIBLE_MODULES")
         if visible is None:
@@ -46,7 +53,9 @@ def _create(options, more):
     if options.group_size > 1 and "HLS_MODULE_ID" not in os.environ:
         wrong.append("HLS_MODULE_ID")
     if wrong:
-        raise RuntimeError(f"simulated: {', '.join(wrong)} must be in the environment before init_process_group")
+        raise RuntimeError(
+            f"simulated: {', '.join(wrong)} must be in the environment before init_process_group"
+        )
     return ProcessGroupHCCL(options.store, options.group_rank, options.group_size, options.timeout)
 
 

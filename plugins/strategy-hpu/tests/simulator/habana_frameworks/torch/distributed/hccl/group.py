@@ -18,7 +18,9 @@ OPERATIONS = (dist.ReduceOp.SUM, dist.ReduceOp.MIN, dist.ReduceOp.MAX)
 def _memory(tensors):
     for tensor in tensors:
         if not isinstance(tensor, HPUTensor):
-            raise RuntimeError(f"simulated: HCCL takes tensors on an HPU, and one is on {tensor.device}")
+            raise RuntimeError(
+                f"simulated: HCCL takes tensors on an HPU, and one is on {tensor.device}"
+            )
     return [tensor.raw for tensor in tensors]
 
 
