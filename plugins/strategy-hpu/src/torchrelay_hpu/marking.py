@@ -46,8 +46,7 @@ class Marking(Strategy):
         **components: Any,
     ) -> None:
         super().__init__(**components)
-        names = hpu_graphs if isinstance(hpu_graphs, (str, bool)) else tuple(hpu_graphs)
-        self.settings = Settings(compile, names, fused_adamw, fused_clip_norm)  # type: ignore[arg-type]
+        self.settings = Settings(compile, hpu_graphs, fused_adamw, fused_clip_norm)
         self._lazy = False
         self._clippers: dict[tuple[int, float], Any] = {}
         self._random: list[torch.Tensor] | None = None

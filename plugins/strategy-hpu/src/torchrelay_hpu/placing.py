@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
@@ -26,11 +27,11 @@ def tie(module: nn.Module, groups: list[list[str]]) -> None:
 
 
 def follow(
-    optimizer: Optimizer, before: Mapping[nn.Parameter, str], after: Mapping[str, nn.Parameter]
+    optimizer: Optimizer, before: Mapping[Any, str], after: Mapping[str, nn.Parameter]
 ) -> None:
     """Give an optimizer the parameters that a module has now, in the place of those that it had."""
 
-    def now(parameter: nn.Parameter) -> nn.Parameter:
+    def now(parameter: Any) -> Any:
         return after.get(before.get(parameter, ""), parameter)
 
     for group in optimizer.param_groups:

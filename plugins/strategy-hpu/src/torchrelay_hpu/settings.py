@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,12 +25,12 @@ class Settings:
     """
 
     compile: bool | dict[str, Any] = False
-    hpu_graphs: tuple[str, ...] = ()
+    hpu_graphs: Sequence[str] = ()
     fused_adamw: bool = False
     fused_clip_norm: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.hpu_graphs, (str, bool)):
+        if isinstance(self.hpu_graphs, str) or not isinstance(self.hpu_graphs, Sequence):
             raise ConfigurationError(
                 f"hpu_graphs={self.hpu_graphs!r} must be a sequence of submodules' names, such as ['net']; [''] is the "
                 "module's own forward"

@@ -132,12 +132,13 @@ class HPUParallelStrategy(Marking, ProcessGroupStrategy):
 
     def configure_ddp(self) -> None:
         """Wrap `self.model`; override to use a wrapper of your own. A process has one device, which has no index."""
+        buffers: dict[str, Any] = {SYNC_BUFFERS: False}
         self.model = DistributedDataParallel(
             self.model,
             bucket_cap_mb=self.bucket_cap_mb,
             gradient_as_bucket_view=True,
             find_unused_parameters=self.find_unused_parameters,
-            **{SYNC_BUFFERS: False},
+            **buffers,
         )
 
     def unwrap(self) -> None:

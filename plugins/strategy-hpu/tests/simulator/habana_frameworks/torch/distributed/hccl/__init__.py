@@ -8,7 +8,6 @@ import torch.distributed as dist
 
 from habana_frameworks.torch.distributed.hccl.group import ProcessGroupHCCL
 
-
 MPI = {
     "OMPI_COMM_WORLD_LOCAL_RANK": "LOCAL_RANK",
     "OMPI_COMM_WORLD_RANK": "RANK",
