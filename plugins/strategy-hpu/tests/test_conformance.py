@@ -18,12 +18,11 @@ SINGLE = Subject("hpu_single", devices=1, accelerator="hpu_sim", python_path=SIM
 PARALLEL = Subject("hpu_parallel", devices=2, accelerator="hpu_sim", python_path=SIMULATOR)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def eager():
-    """Eager mode, as one process of `single_device`, which is compared with, cuts no graphs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PT_HPU_LAZY_MODE", "0")
-        yield
+@pytest.fixture(autouse=True)
+def simulated_machine(monkeypatch):
+    """Eager mode: `single_device`, which is compared with, cuts no graphs."""
+    monkeypatch.setenv("HPU_SIMULATOR_DEVICES", "2")
+    monkeypatch.setenv("PT_HPU_LAZY_MODE", "0")
 
 
 class TestSingle(BasicTier):

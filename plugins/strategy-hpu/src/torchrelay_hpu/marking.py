@@ -50,9 +50,10 @@ class Marking(Strategy):
         self._lazy = False
         self._clippers: dict[tuple[int, float], Any] = {}
         self._random: list[torch.Tensor] | None = None
+        self._mine: nn.Module | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_clippers": {}, "_random": None}
+        return {**super().__getstate__(), "_clippers": {}, "_random": None, "_mine": None}
 
     # --- what it can do ---------------------------------------------------------------------------------
 
@@ -76,6 +77,11 @@ class Marking(Strategy):
 
     # --- model and optimizers ---------------------------------------------------------------------------
 
+    def adopt(self, module: nn.Module) -> None:
+        """Take over the user's module."""
+        super().adopt(module)
+        self._mine = module
+
     def place(self) -> None:
         """Move the module, and tie again what was tied: a move may make new parameters."""
         tied = placing.tied(self.module)
@@ -94,7 +100,7 @@ class Marking(Strategy):
 
     def teardown(self) -> None:
         """Leave the module usable on the CPU, tied as it was, with optimizers that know its parameters."""
-        module = self._module
+        module = self._mine
         if module is None:
             super().teardown()
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from hpu_simulator import probe
 
 from torchrelay_hpu import vendor
 from torchrelay_hpu.accelerator import HPUAccelerator
@@ -21,9 +22,7 @@ class SimulatedHPUAccelerator(HPUAccelerator):
     @staticmethod
     def count() -> int:
         """How many it has."""
-        from habana_frameworks.torch.hpu.machine import installed
-
-        return installed()
+        return probe().count
 
     def device(self, index: int) -> torch.device:
         """The same device; torch knows the simulated one only once the bridge is there."""
