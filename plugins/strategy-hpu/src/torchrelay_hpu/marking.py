@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from torchrelay.checkpoint import from_names, to_names
