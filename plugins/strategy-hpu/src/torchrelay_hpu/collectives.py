@@ -50,7 +50,7 @@ class HCCLCollectives(TorchCollectives):
         if others:
             rows = self.all_gather([_exact(leaves[at]) for at in others])
             for at, row in zip(others, rows, strict=True):
-                results[at] = _finished(leaves[at], _BY_HAND[op](row))
+                results[at] = _finished(leaves[at], _BY_HAND[op](row), op)
         return rebuild([results[at] for at in range(len(leaves))])
 
 
@@ -85,17 +85,15 @@ _BY_HAND = {
 }
 
 
-def _finished(leaf: Any, total: torch.Tensor) -> Any:
-    """A result in the type and on the device of its leaf: means keep their fraction, sums of integers are 64-bit."""
+def _finished(leaf: Any, total: torch.Tensor, op: ReduceOp) -> Any:
+    """A result in the type and on the device of its leaf.
+
+    Means of integers keep their fraction, their sums and products are 64-bit; minimum and maximum keep the type.
+    """
     if not isinstance(leaf, torch.Tensor):
         found = total.item()
-        return (
-            bool(found)
-            if isinstance(leaf, bool) and total.dtype is torch.int64 and found in (0, 1)
-            else found
-        )
-    if leaf.is_floating_point() or leaf.is_complex():
+        return bool(found) if isinstance(leaf, bool) and op in ("min", "max") else found
+    if leaf.is_floating_point() or leaf.is_complex() or op in ("min", "max"):
         return total.to(leaf.device, leaf.dtype)
-    if total.is_floating_point():
-        return total.to(leaf.device, torch.get_default_dtype())
-    return total.to(leaf.device)
+    dtype = torch.get_default_dtype() if op == "mean" else torch.int64
+    return total.to(leaf.device, dtype)

@@ -42,6 +42,9 @@ class HPUTensor(torch.Tensor):
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"hpu({self.raw!r})"
 
+    def tolist(self) -> Any:
+        return self.raw.tolist()
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise RuntimeError(
             "simulated: a tensor on an HPU is written; move it to the CPU first, as checkpoints hold only such"
