@@ -55,6 +55,22 @@ class TestSingleCapabilities(CapabilityTier):
 class TestParallel(BasicTier):
     subject = PARALLEL
 
+    @REFERENCE
+    def test_numerics_tied_weights(self):
+        super().test_numerics_tied_weights()
+
+    @REFERENCE
+    def test_state_resumes_on_single_device(self):
+        super().test_state_resumes_on_single_device()
+
+    @REFERENCE
+    def test_state_resumes_from_single_device(self):
+        super().test_state_resumes_from_single_device()
+
+    @REFERENCE
+    def test_state_resumes_with_another_world_size(self):
+        super().test_state_resumes_with_another_world_size()
+
 
 class TestParallelCapabilities(CapabilityTier):
     subject = PARALLEL
