@@ -21,34 +21,8 @@ SUBJECT = Subject(
 )
 
 
-TRACED = pytest.mark.xfail(
-    reason="Python in a step runs once, when it is traced, and these checks want it in every step",
-    strict=True,
-)
-
-
 class TestBasic(BasicTier):
     subject = SUBJECT
-
-    @TRACED
-    def test_loop_hooks_in_order(self):
-        super().test_loop_hooks_in_order()
-
-    @TRACED
-    def test_failure_a_rank_raises_in_a_step(self):
-        super().test_failure_a_rank_raises_in_a_step()
-
-    @TRACED
-    def test_failure_a_rank_raises_in_validation(self):
-        super().test_failure_a_rank_raises_in_validation()
-
-    @TRACED
-    def test_failure_a_rank_runs_out_of_memory(self):
-        super().test_failure_a_rank_runs_out_of_memory()
-
-    @TRACED
-    def test_failure_a_fit_after_a_failure_works(self):
-        super().test_failure_a_fit_after_a_failure_works()
 
 
 class TestCapabilities(CapabilityTier):

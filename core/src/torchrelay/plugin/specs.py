@@ -47,6 +47,7 @@ class Capability(enum.Enum):
     PREDICTION = "predict"
     WHOLE_WEIGHTS = "whole weights on each rank, as weight averaging needs"
     UNUSED_LEFT_OUT = "leaving a parameter without a gradient out of the update"
+    EAGER_STEPS = "running the Python of a step at every batch, rather than when it is traced"
 
 
 class Support(enum.Enum):

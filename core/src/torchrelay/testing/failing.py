@@ -17,7 +17,10 @@ from torchrelay.testing.models import Regression, loader
 CAUSE = "the kit lets this rank fail"
 OUT_OF_MEMORY = "the kit lets this rank run out of memory"
 AT = 3
-"""The training step in which something happens; before it, ranks have communicated."""
+"""The batch at which something happens; before it, ranks have communicated."""
+
+IN_A_STEP = ("step", "memory")
+"""Places in a training step."""
 
 TORCH_SETS = ("TORCHINDUCTOR_", "KMP_")
 """Variables that torch itself sets when parts of it are imported."""
@@ -30,21 +33,27 @@ class Failing(Regression):
         context: the program's.
         place: "setup", "step", "validation", "killed", "memory", or "end".
         rank: the rank.
+        traced: whether the Python of a step runs only when it is traced; it then fails there, and uses no `batch_idx`.
     """
 
-    def __init__(self, context: Context, place: str, rank: int) -> None:
+    def __init__(self, context: Context, place: str, rank: int, *, traced: bool = False) -> None:
         super().__init__()
         self.context, self.place, self.failing_rank = context, place, rank
+        self.traced = traced
 
     def setup(self, stage: str) -> None:
         """Before anything is placed."""
         self.meet("setup")
 
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        """A step, after some that went well."""
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Before a step, after some that went well."""
         if batch_idx == AT:
-            for place in ("step", "killed", "memory"):
-                self.meet(place)
+            self.meet("killed")
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """A step, after some that went well; where steps are traced, the first."""
+        if self.place in IN_A_STEP and (self.traced or batch_idx == AT):
+            self.meet(self.place)
         return super().training_step(batch, batch_idx)
 
     def validation_step(self, batch: Any, batch_idx: int) -> Any:
@@ -83,9 +92,9 @@ class Ports(Callback):
         self.context.leave("ports", trainer.global_rank, sorted(ports))
 
 
-def fail(context: Context, place: str, rank: int) -> None:
+def fail(context: Context, place: str, rank: int, traced: bool) -> None:
     """A run in which one rank fails at one place."""
-    model = Failing(context, place, rank)
+    model = Failing(context, place, rank, traced=traced)
     context.trainer(callbacks=Ports(context)).fit(model, loader(64), loader(16))
 
 

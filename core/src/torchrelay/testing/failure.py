@@ -7,6 +7,7 @@ from torchrelay.testing.case import Case
 from torchrelay.testing.checks import Program, check, expect, skip
 from torchrelay.testing.machine import is_free
 from torchrelay.testing.outcome import Outcome
+from torchrelay.testing.training import traces
 
 PROMPT = 10.0
 """Seconds in which everybody is gone once a rank has failed."""
@@ -20,7 +21,7 @@ FIRST = ("validation",)
 
 def _fails(case: Case, place: str) -> Outcome:
     rank = 0 if place in FIRST else case.ranks - 1
-    arguments = {"place": place, "rank": rank}
+    arguments = {"place": place, "rank": rank, "traced": traces(case)}
     program = Program("torchrelay.testing.failing:fail", arguments, timeout=PATIENCE)
     return case.run(program)
 
@@ -50,7 +51,7 @@ def a_rank_raises_in_setup(case: Case) -> None:
     advice="let exceptions of training_step pass; watch the processes, and end the others when one has failed",
 )
 def a_rank_raises_in_a_step(case: Case) -> None:
-    """The last rank raises in a training step."""
+    """The last rank raises in a training step; where steps are traced, in the tracing."""
     _shows(case, "step", failing.CAUSE)
 
 
@@ -59,7 +60,7 @@ def a_rank_raises_in_a_step(case: Case) -> None:
     advice="let exceptions pass through `stage` and `grad_off`; leave a stage without waiting for other ranks",
 )
 def a_rank_raises_in_validation(case: Case) -> None:
-    """Rank 0 raises in a validation step."""
+    """Rank 0 raises in a validation step; where steps are traced, in the tracing."""
     _shows(case, "validation", failing.CAUSE)
 
 
@@ -69,7 +70,7 @@ def a_rank_raises_in_validation(case: Case) -> None:
     min_ranks=2,
 )
 def a_rank_is_killed(case: Case) -> None:
-    """The last rank gets SIGKILL in a training step."""
+    """The last rank gets SIGKILL in training."""
     outcome = _fails(case, "killed")
     rank = case.ranks - 1
     expect(outcome.left("met"), f"no rank came to the place where it was to die: {outcome.ending}")
@@ -84,7 +85,7 @@ def a_rank_is_killed(case: Case) -> None:
     advice="let torch.OutOfMemoryError pass; neither go on without the step nor hide it behind a collective's error",
 )
 def a_rank_runs_out_of_memory(case: Case) -> None:
-    """The last rank raises torch.OutOfMemoryError in a training step."""
+    """The last rank raises torch.OutOfMemoryError in a training step; where steps are traced, in the tracing."""
     _shows(case, "memory", failing.OUT_OF_MEMORY)
 
 

@@ -127,7 +127,7 @@ def skipped_steps(case: Case) -> None:
     "docs/contract.md",
 )
 def hooks_in_order(case: Case) -> None:
-    """Every method of a module, over two batches and a validation, as in one process."""
+    """Every method of a module, over two batches and a validation, as in one process; but for steps that are traced."""
     program = _program(case)
     expected = reference(case, program, "hooks")
     for rank, got in enumerate(results(case, program, "hooks")):

@@ -43,6 +43,9 @@ NEEDING = {
 }
 """Methods that are overridden only where the strategy has the capability."""
 
+STEPS = ("training_step", "validation_step")
+"""Methods that are noted only where they run at every batch."""
+
 ELSEWHERE = ("prepare_data", "prepare_data_per_node", "test_dataloader", "predict_dataloader")
 """What not every rank calls, or training does not."""
 
@@ -196,7 +199,9 @@ def recorder(place: Place) -> tuple[Recorded, list[str]]:
     """A module that notes which of its methods is called, as far as the subject lets them be overridden."""
     lines: list[str] = []
     names = [*OWN, *(n for base in (ModuleHooks, DataHooks) for n in vars(base) if n[0] != "_")]
-    noted = [n for n in names if n not in ELSEWHERE and NEEDING.get(n) not in place.lacking]
+    traced = STEPS if Capability.EAGER_STEPS in place.lacking else ()
+    left_out = (*ELSEWHERE, *traced)
+    noted = [n for n in names if n not in left_out and NEEDING.get(n) not in place.lacking]
     methods = {n: _noting(n, lines) for n in noted}
     if Capability.EVALUATION in place.lacking:
         methods["validation_step"] = LightningModule.validation_step

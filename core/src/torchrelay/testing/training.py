@@ -180,6 +180,11 @@ def judge(
     expect(not seen, f"{case.ranks} ranks came to other numbers than one process: {seen}")
 
 
+def traces(case: Case) -> bool:
+    """Whether the strategy declares that the Python of a step runs only when it is traced."""
+    return case.capabilities[Capability.EAGER_STEPS].support is Support.UNSUPPORTED
+
+
 def require(case: Case, capability: Capability) -> None:
     """Leave the check out for a strategy that declares that it has not got what the check needs besides.
 

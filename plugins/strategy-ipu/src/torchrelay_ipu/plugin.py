@@ -69,6 +69,7 @@ CAPABILITIES = Capabilities(
             "weights are on the device between updates; average saved checkpoints instead"
         ),
         Capability.UNUSED_LEFT_OUT: unsupported(TRACED_ONCE),
+        Capability.EAGER_STEPS: unsupported(TRACED_ONCE),
     },
     precisions=PRECISIONS,
 )
