@@ -189,6 +189,14 @@ def test_a_program_runs_once_and_what_hangs_is_ended(kit: Kit) -> None:
         outcome.results("number")
 
 
+def test_a_program_has_the_variables_of_its_subject(kit: Kit) -> None:
+    kit.subject = replace(ALONE, python_path=(WRONG,), variables={"ACME_MODE": "lazy"})
+    program = Program("wrong_programs:tell", {"variable": "ACME_MODE"})
+    assert kit.run(program, kit.subject).results("variable") == ["lazy"]
+    other = replace(kit.subject, variables={})
+    assert kit.run(program, other).results("variable") == [None]
+
+
 def test_what_a_program_leaves_behind_is_seen_and_ended(kit: Kit) -> None:
     kit.subject = replace(ALONE, python_path=(WRONG,))
     outcome = kit.run(Program("wrong_programs:litter"), kit.subject)
@@ -269,3 +277,8 @@ def test_a_subject_travels_as_json() -> None:
     assert not Subject("torchrelay-ddp:ddp").is_class
     assert Subject("acme.strategy:AcmeStrategy").is_class
     assert subject.alone() == Subject("single_device", 1, "cpu", python_path=("x",))
+    mode = {"ACME_MODE": "lazy"}
+    apart = Subject("acme", 2, "npu", reference="cpu", variables=mode)
+    assert apart.alone() == Subject("single_device", 1, "cpu", reference="cpu", variables=mode)
+    assert Subject.from_json(apart.to_json()) == apart
+    assert str(apart) == "acme (npu, devices=2, ACME_MODE=lazy, reference=cpu)"

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from torchrelay.collectives import TorchCollectives
-from torchrelay.strategies import Strategy
-from torchrelay_hpu import fused, graphs, placing, vendor
+from torchrelay.strategies import StepDispatcher, Strategy
+from torchrelay_hpu import compiling, fused, graphs, placing, vendor
 from torchrelay_hpu import precision as precisions
+from torchrelay_hpu import strategy as strategies
 from torchrelay_hpu.accelerator import HPUAccelerator
 from torchrelay_hpu.collectives import HCCLCollectives
 from torchrelay_hpu.marking import Marking
@@ -26,6 +27,14 @@ def _nothing(*args, **kwargs):
 
 def _as_it_is(value, *args):
     return value
+
+
+def _step_itself(self, step):
+    return step
+
+
+def _dispatched(module, step):
+    return StepDispatcher(module)
 
 
 def _marking_always(self):
@@ -79,6 +88,10 @@ TABLE = [
     (9, vendor, "set_random_state", _nothing, rules.the_device_s_random_state_travels),
     (10, Settings, "refusals", lambda self: [], rules.graphs_in_eager_mode_are_refused),
     (10, Settings, "refusals", lambda self: [], rules.compiling_in_lazy_mode_is_refused),
+    (10, Marking, "compiled", _step_itself, rules.compiled_steps_are_those_of_the_processor),
+    (10, Settings, "compile_arguments", {"backend": "eager"}, rules.compiled_steps_are_those_of_the_processor),
+    (10, strategies, "CompiledStep", _dispatched, rules.compiled_steps_are_those_of_the_processor),
+    (10, compiling, "keep_apart", _nothing, rules.compiled_steps_are_those_of_the_processor),
     (10, graphs, "captured", lambda wrapped: nullcontext(), rules.predictions_of_graphs_are_apart),
     (10, graphs, "_copying", _as_it_is, rules.predictions_of_graphs_are_apart),
     (11, vendor, "device_name", lambda: "GAUDI2", rules.half_floats_on_the_first_generation_are_refused),

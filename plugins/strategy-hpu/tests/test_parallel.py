@@ -49,6 +49,16 @@ def test_fused_operations_are_near(ranks, distance):
         assert distance(rank["states"]["fused"], expected) <= 1e-4
 
 
+def test_compiled_steps_arrive_there_too(ranks, distance):
+    lazy, found = ranks
+    if lazy:
+        assert all("compiled" not in rank["states"] for rank in found)
+        return
+    expected = pair.train(pair.CPU, Trained(pair.optimizers()["adamw"]), 8)
+    for rank in found:
+        assert distance(rank["states"]["compiled"], expected) <= NEAR
+
+
 def test_collectives(ranks):
     for rank in ranks[1]:
         talk = rank["notes"]["talk"]

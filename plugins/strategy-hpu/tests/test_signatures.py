@@ -33,6 +33,9 @@ ROOTS = {
 
 ENTRIES = signatures.read(HERE / "signatures.json")
 USES = list(signatures.uses(Path(vendor.__file__).read_text(), ROOTS))
+TORCH_ASKS = ("is_initialized", "get_amp_supported_dtype", "Stream", "Event")
+"""What torch asks of any device's module."""
+
 INNER = {"installed", "is_lazy", "get_device_name", "mark_step", "contextmanager", "dataclass"}
 """What modules of the simulator take from each other or from the library."""
 
@@ -97,8 +100,8 @@ def test_the_simulator_has_nothing_that_is_not_recorded():
             if isinstance(value, (types.FunctionType, type)) and defined == name:
                 offered.add(f"{name}.{own}")
     offered |= {f"{TOP}.hpu.{name}" for name in bridge.hpu.__all__}
-    # What torch asks of any device's module, and a class whose method is recorded.
-    torch_s = {f"{TOP}.hpu.{name}" for name in ("is_initialized", "get_amp_supported_dtype")}
+    # And a class whose method is recorded.
+    torch_s = {f"{TOP}.hpu.{name}" for name in TORCH_ASKS}
     holders = {name.rpartition(".")[0] for name in ENTRIES}
     assert offered - torch_s - holders <= set(ENTRIES)
 

@@ -25,6 +25,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--devices", type=int, default=1, metavar="N", help="devices to use (1)")
     parser.add_argument("--accelerator", default="auto", metavar="A", help="kind of device (auto)")
+    parser.add_argument(
+        "--reference",
+        default="",
+        metavar="A",
+        help="kind of device of the one process that is compared with (the same)",
+    )
     parser.add_argument("--num-nodes", type=int, default=1, metavar="N", help="machines (1)")
     parser.add_argument(
         "--family",
@@ -56,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         devices=arguments.devices,
         accelerator=arguments.accelerator,
         num_nodes=arguments.num_nodes,
+        reference=arguments.reference,
     )
     kit = Kit(subject)
     try:

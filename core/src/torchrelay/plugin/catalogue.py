@@ -117,7 +117,7 @@ BACKENDS: tuple[Backend, ...] = (
         published=True,
         strategies={"HPUParallelStrategy": ("hpu_parallel",), "SingleHPUStrategy": ("hpu_single",)},
         accelerators=("hpu",),
-        shared=("ddp",),
+        shared=("ddp", "single_device"),
     ),
     Backend(
         extra="horovod",

@@ -92,6 +92,7 @@ def environment(subject: Subject, temporary: Path) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(path),
         "TMPDIR": str(temporary),
         KIT_VARIABLE: str(os.getpid()),
+        **subject.variables,
     }
 
 

@@ -20,6 +20,8 @@ class Subject:
         presets: arguments of the class's constructor; an alias brings its own.
         trainer: further arguments of every Trainer that the kit makes.
         python_path: folders to import from, before all others.
+        variables: the environment of its processes has these besides.
+        reference: the kind of device that `single_device`, which it is compared with, runs on; its own when empty.
     """
 
     strategy: str
@@ -29,6 +31,8 @@ class Subject:
     presets: Mapping[str, Any] = field(default_factory=dict)
     trainer: Mapping[str, Any] = field(default_factory=dict)
     python_path: tuple[str, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+    reference: str = ""
 
     @property
     def is_class(self) -> bool:
@@ -37,7 +41,8 @@ class Subject:
 
     def alone(self) -> Subject:
         """The same run in one process, which every strategy must equal."""
-        return replace(self, strategy="single_device", devices=1, num_nodes=1, presets={})
+        place = {"accelerator": self.reference or self.accelerator, "devices": 1, "num_nodes": 1}
+        return replace(self, strategy="single_device", presets={}, **place)
 
     def to_json(self) -> str:
         """The subject as one line of text."""
@@ -51,4 +56,6 @@ class Subject:
 
     def __str__(self) -> str:
         nodes = f" x {self.num_nodes} machines" if self.num_nodes > 1 else ""
-        return f"{self.strategy} ({self.accelerator}, devices={self.devices}{nodes})"
+        beside = {**self.variables, **({"reference": self.reference} if self.reference else {})}
+        more = "".join(f", {name}={value}" for name, value in beside.items())
+        return f"{self.strategy} ({self.accelerator}, devices={self.devices}{nodes}{more})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -11,6 +12,10 @@ from typing import Any
 
 def leave(context: Any) -> None:
     context.leave("number", 0, 7)
+
+
+def tell(context: Any, variable: str) -> None:
+    context.leave("variable", 0, os.environ.get(variable))
 
 
 def hang(context: Any) -> None:

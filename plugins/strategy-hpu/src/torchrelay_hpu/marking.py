@@ -14,7 +14,7 @@ from torchrelay.checkpoint import from_names, to_names
 from torchrelay.checkpoint.checkpoint_io import Path
 from torchrelay.strategies import Build, Clip, Needs, Strategy
 from torchrelay.tree import map_tensors
-from torchrelay_hpu import fused, graphs, placing, vendor
+from torchrelay_hpu import compiling, fused, graphs, placing, vendor
 from torchrelay_hpu.plugin import FIRST_GENERATION
 from torchrelay_hpu.settings import Settings
 
@@ -82,6 +82,8 @@ class Marking(Strategy):
         """Take over the user's module."""
         super().adopt(module)
         self._mine = module
+        if self.settings.compiles:
+            compiling.keep_apart(module)
 
     def place(self) -> None:
         """Move the module, and tie again what was tied: a move may make new parameters."""
@@ -107,6 +109,8 @@ class Marking(Strategy):
             return
         tied, names = placing.tied(module), self.parameter_names()
         super().teardown()
+        if self.settings.compiles:
+            compiling.forget(module)
         placing.tie(module, tied)
         for optimizer in self.optimizers:
             placing.follow(optimizer, names, dict(module.named_parameters()))

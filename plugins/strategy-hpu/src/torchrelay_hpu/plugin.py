@@ -84,14 +84,15 @@ def torchrelay_accelerators() -> Iterable[AcceleratorSpec]:
 @hookimpl
 def torchrelay_strategies() -> Iterable[StrategySpec]:
     """One device, or one process a device."""
-    yield StrategySpec(
-        alias="hpu_single",
-        target="torchrelay_hpu.strategy:SingleHPUStrategy",
-        description="One process on one HPU",
-        accelerators=("hpu",),
-        capabilities=SINGLE_CAPABILITIES,
-        requires=REQUIRES,
-    )
+    for alias in ("hpu_single", "single_device"):
+        yield StrategySpec(
+            alias=alias,
+            target="torchrelay_hpu.strategy:SingleHPUStrategy",
+            description="One process on one HPU",
+            accelerators=("hpu",),
+            capabilities=SINGLE_CAPABILITIES,
+            requires=REQUIRES,
+        )
     for alias in ("hpu_parallel", "ddp"):
         yield StrategySpec(
             alias=alias,

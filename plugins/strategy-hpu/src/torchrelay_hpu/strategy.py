@@ -25,11 +25,15 @@ from torchrelay.strategies import (
 )
 from torchrelay_hpu import vendor
 from torchrelay_hpu.collectives import HCCLCollectives
+from torchrelay_hpu.compiling import CompiledStep
 from torchrelay_hpu.marking import Marking
 from torchrelay_hpu.plugin import PARALLEL_CAPABILITIES, SINGLE_CAPABILITIES
 
 BUCKET_MEGABYTES = 230
-"""Gradients that travel together; the vendor's examples take 100 to 256."""
+"""Gradients that travel together.
+
+As many as in HabanaAI/Model-References at 084bc85c, PyTorch/nlp/finetuning/huggingface/bert: transformers' trainer.py.
+"""
 
 BACKEND = "HCCL_DISTRIBUTED_BACKEND"
 """Environment variable by which the vendor's code knows that HCCL is in use."""
@@ -124,10 +128,11 @@ class HPUParallelStrategy(Marking, ProcessGroupStrategy):
     def wrap(self) -> None:
         """Wrap the model, unless nothing in it is trained."""
         if any(parameter.requires_grad for parameter in self.module.parameters()):
-            step = StepDispatcher(self.module)
-            if self.settings.compiles:
-                step.compile(**self.settings.compile_arguments)
-            self.model = step
+            step = super().raw_step("training_step")
+            compiles = self.settings.compiles
+            self.model = (
+                CompiledStep(self.module, step) if compiles else StepDispatcher(self.module)
+            )
             self.configure_ddp()
 
     def configure_ddp(self) -> None:

@@ -84,7 +84,7 @@ def examined() -> str | None:
     found = str(bridge.__version__)
     if found.partition("-")[0].partition("+")[0] != SDK:
         return f"habana-torch-plugin {found} is not the release that this package was written for: {INSTALL}"
-    # Releases before 1.16 spell it so.
+    # Lightning 1.7.7 (src/pytorch_lightning/utilities/imports.py) calls it by the second name.
     there = (
         loader.is_habana_available()
         if hasattr(loader, "is_habana_available")

@@ -112,6 +112,11 @@ def main() -> None:
     module = Talking(optimizers()["adamw"])
     fused = HPUParallelStrategy(fused_adamw=True, fused_clip_norm=True)
     found["fused"] = train({**mine, "strategy": fused}, module, 4)
+    if os.environ["PT_HPU_LAZY_MODE"] == "0":
+        compiling = HPUParallelStrategy(compile=True)
+        found["compiled"] = train(
+            {**mine, "strategy": compiling}, Trained(optimizers()["adamw"]), 4
+        )
     normalized = Normalized()
     found["normalized"] = train({**mine, "strategy": "hpu_parallel"}, normalized, 4)
     rank = fused.global_rank

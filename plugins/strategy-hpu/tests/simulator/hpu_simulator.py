@@ -34,6 +34,7 @@ def torchrelay_strategies() -> Iterable[StrategySpec]:
     """The HPU strategies themselves, on the simulated device."""
     for alias, name, capabilities in (
         ("hpu_single", "SingleHPUStrategy", SINGLE_CAPABILITIES),
+        ("single_device", "SingleHPUStrategy", SINGLE_CAPABILITIES),
         ("hpu_parallel", "HPUParallelStrategy", PARALLEL_CAPABILITIES),
         ("ddp", "HPUParallelStrategy", PARALLEL_CAPABILITIES),
     ):

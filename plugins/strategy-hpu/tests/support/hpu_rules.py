@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from habana_frameworks.torch.dynamo.compile_backend import backends
 from habana_frameworks.torch.hpu import graphs, machine
 from habana_frameworks.torch.hpu.device import HPUTensor
 from habana_frameworks.torch.utils.internal import is_lazy
@@ -353,6 +354,19 @@ def graphs_in_eager_mode_are_refused() -> None:
 def compiling_in_lazy_mode_is_refused() -> None:
     with refused(UnsupportedError, "hpu_backend", "PT_HPU_LAZY_MODE=0"):
         trainer(SingleHPUStrategy(compile=True)).fit(Regression(), data())
+
+
+def compiled_steps_are_those_of_the_processor() -> None:
+    with mode(lazy=False):
+        for strategy in (
+            SingleHPUStrategy(compile=True),
+            HPUParallelStrategy(compile=True, launcher=Here()),
+        ):
+            backends.compiled.clear()
+            torch.compiler.reset()
+            same(adamw, data(), data(), strategy=strategy)
+            # Each once, although validation logs.
+            assert backends.compiled == ["forward", "backward", "inference"], backends.compiled
 
 
 def predictions_of_graphs_are_apart() -> None:

@@ -1,4 +1,4 @@
-"""Simulated: importing it registers the device `hpu`, the backend "hccl" and the compiler "hpu_backend"."""
+"""Simulated: importing it registers the device `hpu` and the backend "hccl"."""
 
 from __future__ import annotations
 

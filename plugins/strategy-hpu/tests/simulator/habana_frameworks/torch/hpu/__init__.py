@@ -84,6 +84,14 @@ def is_initialized():
     return True
 
 
+class Stream:
+    """What torch's compiler knows a device's streams by."""
+
+
+class Event:
+    """What torch's compiler knows a device's events by."""
+
+
 def get_amp_supported_dtype():
     return [torch.bfloat16, torch.float16]
 

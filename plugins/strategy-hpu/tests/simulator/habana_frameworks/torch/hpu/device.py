@@ -39,6 +39,15 @@ class HPUTensor(torch.Tensor):
         made.raw = raw
         return made
 
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        """The memory, by which torch's compiler traces the device's operations."""
+        return ["raw"], None
+
+    @staticmethod
+    def __tensor_unflatten__(inner: Any, context: None, size: Any, stride: Any) -> HPUTensor:
+        """The tensor of a memory."""
+        return HPUTensor(inner["raw"])
+
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"hpu({self.raw!r})"
 

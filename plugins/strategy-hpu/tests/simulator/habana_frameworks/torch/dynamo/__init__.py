@@ -1,0 +1,1 @@
+"""Simulated: what torch's compiler is given."""
