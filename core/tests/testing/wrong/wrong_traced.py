@@ -1,4 +1,4 @@
-"""Strategies that run the Python of a training step only when they trace it: one that is right, and some that are not."""
+"""Strategies that run a training step's Python only when they trace it: one that is right, and some that are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the compiler of steps is given, and what it must not follow: logging, whose bookkeeping changes in every batch."""
+"""What the compiler of steps is given, and what it must not follow: logging, whose bookkeeping always changes."""
 
 from __future__ import annotations
 
