@@ -8,7 +8,7 @@ import ipu_rules as rules
 import pytest
 
 from torchrelay.strategies import Strategy
-from torchrelay_ipu import optimizers, programs, step, strategy, vendor
+from torchrelay_ipu import batches, optimizers, programs, step, strategy, vendor
 from torchrelay_ipu.batches import Form
 from torchrelay_ipu.settings import Settings
 from torchrelay_ipu.strategy import IPUStrategy
@@ -20,6 +20,10 @@ _counts, _options = vendor.set_counts, Settings.options
 
 def _never_accumulating(options, *, iterations, replicas, accumulation):
     _counts(options, iterations=iterations, replicas=replicas, accumulation=1)
+
+
+def _counts_of_another_type(options, *, iterations, replicas, accumulation):
+    _counts(options, iterations=float(iterations), replicas=replicas, accumulation=accumulation)
 
 
 def _replicas_forgotten(options, *, iterations, replicas, accumulation):
@@ -81,9 +85,11 @@ def _as_it_is(value, *args):
 TABLE = [
     (1, IPUStrategy, "load_model_state", Strategy.load_model_state, rules.loaded_weights_reach_the_device),
     (2, vendor, "copied", _as_it_is, rules.options_of_the_user_are_copied),
+    (2, vendor, "set_counts", _counts_of_another_type, rules.windows_are_those_of_one_process),
     (3, vendor, "set_counts", _never_accumulating, rules.what_a_step_logs_is_logged_for_every_batch),
     (3, vendor, "set_counts", _replicas_forgotten, rules.what_a_step_logs_is_logged_for_every_batch),
     (3, vendor, "set_counts", _iterations_forgotten, rules.several_updates_in_a_call),
+    (3, batches, "_check_divides", _nothing, rules.what_cannot_be_divided_is_refused),
     (3, vendor, "return_everything", _nothing, rules.what_a_step_logs_is_logged_for_every_batch),
     (4, Form, "__eq__", lambda self, other: True, rules.a_short_last_batch_is_trained_on),
     (4, strategy, "check_form", _nothing, rules.another_shape_is_refused),
