@@ -32,35 +32,22 @@ SINGLE, PARALLEL = subject("hpu_single", 1, "0"), subject("hpu_parallel", 2, "0"
 LAZY_SINGLE, LAZY_PARALLEL = subject("hpu_single", 1, "1"), subject("hpu_parallel", 2, "1")
 
 
-class TestSingle(BasicTier):
+# Both tiers in a class, as they read the same programs: another worker would run them again.
+
+
+class TestSingle(BasicTier, CapabilityTier):
     subject = SINGLE
 
 
-class TestSingleCapabilities(CapabilityTier):
-    subject = SINGLE
-
-
-class TestParallel(BasicTier):
+class TestParallel(BasicTier, CapabilityTier):
     subject = PARALLEL
 
 
-class TestParallelCapabilities(CapabilityTier):
-    subject = PARALLEL
-
-
-class TestLazySingle(BasicTier):
+class TestLazySingle(BasicTier, CapabilityTier):
     subject = LAZY_SINGLE
 
 
-class TestLazySingleCapabilities(CapabilityTier):
-    subject = LAZY_SINGLE
-
-
-class TestLazyParallel(BasicTier):
-    subject = LAZY_PARALLEL
-
-
-class TestLazyParallelCapabilities(CapabilityTier):
+class TestLazyParallel(BasicTier, CapabilityTier):
     subject = LAZY_PARALLEL
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+
+# Seconds that the first operation on a class of tensors would take, in which other ranks wait.
+import torch.fx.experimental.symbolic_shapes
 from torch.utils._pytree import tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
