@@ -41,8 +41,10 @@ class Subject:
 
     def alone(self) -> Subject:
         """The same run in one process, which every strategy must equal."""
-        place = {"accelerator": self.reference or self.accelerator, "devices": 1, "num_nodes": 1}
-        return replace(self, strategy="single_device", presets={}, **place)
+        kind = self.reference or self.accelerator
+        return replace(
+            self, strategy="single_device", accelerator=kind, devices=1, num_nodes=1, presets={}
+        )
 
     def to_json(self) -> str:
         """The subject as one line of text."""

@@ -12,6 +12,8 @@ from torchrelay.strategies import StepDispatcher
 
 LOGGING = ("log", "log_dict")
 
+_DISABLE: Callable[[Any], Any] = torch.compiler.disable
+
 
 class CompiledStep(StepDispatcher):
     """What a wrapper runs for a training step: the compiled one.
@@ -34,7 +36,7 @@ def keep_apart(module: Any) -> None:
     """Let a module's logging run as it is; traced, it would have the step compiled again for each batch."""
     for name in LOGGING:
         if hasattr(module, name):
-            module.__dict__[name] = torch.compiler.disable(getattr(module, name))
+            module.__dict__[name] = _DISABLE(getattr(module, name))
 
 
 def forget(module: Any) -> None:
