@@ -96,6 +96,8 @@ CPU = {"accelerator": "cpu", "devices": 1, "strategy": "single_device"}
 
 
 def main() -> None:
+    from habana_frameworks.torch.hpu.device import traced
+
     before = dict(os.environ)
     names = ("HLS_MODULE_ID", "ID", "RANK", "WORLD_SIZE", "HCCL_DISTRIBUTED_BACKEND")
     mine = {"accelerator": "hpu_sim", "devices": 2}
@@ -114,9 +116,9 @@ def main() -> None:
     found["fused"] = train({**mine, "strategy": fused}, module, 4)
     if os.environ["PT_HPU_LAZY_MODE"] == "0":
         compiling = HPUParallelStrategy(compile=True)
-        found["compiled"] = train(
-            {**mine, "strategy": compiling}, Trained(optimizers()["adamw"]), 4
-        )
+        followed = Trained(optimizers()["adamw"])
+        with traced():
+            found["compiled"] = train({**mine, "strategy": compiling}, followed, 4)
     normalized = Normalized()
     found["normalized"] = train({**mine, "strategy": "hpu_parallel"}, normalized, 4)
     rank = fused.global_rank

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from habana_frameworks.torch.dynamo.compile_backend import backends
 from habana_frameworks.torch.hpu import graphs, machine
-from habana_frameworks.torch.hpu.device import HPUTensor
+from habana_frameworks.torch.hpu.device import HPUTensor, traced
 from habana_frameworks.torch.utils.internal import is_lazy
 from torch import nn
 from torch.optim import SGD, AdamW
@@ -357,7 +357,7 @@ def compiling_in_lazy_mode_is_refused() -> None:
 
 
 def compiled_steps_are_those_of_the_processor() -> None:
-    with mode(lazy=False):
+    with mode(lazy=False), traced():
         for strategy in (
             SingleHPUStrategy(compile=True),
             HPUParallelStrategy(compile=True, launcher=Here()),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -42,15 +44,6 @@ class HPUTensor(torch.Tensor):
         made.raw = raw
         return made
 
-    def __tensor_flatten__(self) -> tuple[list[str], None]:
-        """The memory, by which torch's compiler traces the device's operations."""
-        return ["raw"], None
-
-    @staticmethod
-    def __tensor_unflatten__(inner: Any, context: None, size: Any, stride: Any) -> HPUTensor:
-        """The tensor of a memory."""
-        return HPUTensor(inner["raw"])
-
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"hpu({self.raw!r})"
 
@@ -65,6 +58,30 @@ class HPUTensor(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return run(op, args, kwargs or {})
+
+
+@contextmanager
+def traced() -> Iterator[None]:
+    """Let torch's compiler follow the device's tensors, through their memory.
+
+    A move of a module keeps its parameters meanwhile: torch swaps what can be followed so.
+    """
+    added = {"__tensor_flatten__": _flatten, "__tensor_unflatten__": staticmethod(_unflatten)}
+    for name, value in added.items():
+        setattr(HPUTensor, name, value)
+    try:
+        yield
+    finally:
+        for name in added:
+            delattr(HPUTensor, name)
+
+
+def _flatten(tensor: HPUTensor) -> tuple[list[str], None]:
+    return ["raw"], None
+
+
+def _unflatten(inner: Any, context: None, size: Any, stride: Any) -> HPUTensor:
+    return HPUTensor(inner["raw"])
 
 
 def run(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
