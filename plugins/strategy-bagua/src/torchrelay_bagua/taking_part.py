@@ -1,0 +1,55 @@
+"""Which parameters take part in a backward pass.
+
+Bagua sends a bucket when all gradients in it are there. One that is missing keeps back the others, which each rank then
+takes for averages: nothing is said, and ranks part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from torchrelay.errors import UnsupportedError
+
+FEW = 3
+
+
+class TakingPart:
+    """Counts the gradients of a backward pass, by hooks on the parameters.
+
+    Args:
+        parameters: those that are trained, by name.
+    """
+
+    def __init__(self, parameters: Sequence[tuple[str, nn.Parameter]]) -> None:
+        self._names = {id(parameter): name for name, parameter in parameters}
+        self._seen: set[int] = set()
+        self._hooks = [each.register_post_accumulate_grad_hook(self._see) for _, each in parameters]
+
+    def _see(self, parameter: nn.Parameter) -> None:
+        self._seen.add(id(parameter))
+
+    def begin(self) -> None:
+        """A backward pass begins."""
+        self._seen.clear()
+
+    def check(self) -> None:
+        """It has ended.
+
+        Raises:
+            UnsupportedError: some parameter had no gradient.
+        """
+        if len(self._seen) == len(self._names):
+            return
+        missing = [name for key, name in self._names.items() if key not in self._seen]
+        more = f" and {len(missing) - FEW} more" if len(missing) > FEW else ""
+        raise UnsupportedError(
+            f"unused in this step: {', '.join(missing[:FEW])}{more}; Bagua then sends none of the gradients beside them; "
+            "take BaguaStrategy(find_unused_parameters=True), or add 0 * parameter.sum() to the loss"
+        )
+
+    def close(self) -> None:
+        """Take the hooks off."""
+        for hook in self._hooks:
+            hook.remove()
