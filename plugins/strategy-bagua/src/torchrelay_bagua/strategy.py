@@ -140,7 +140,7 @@ class BaguaStrategy(ParallelStrategy):
         super().setup_environment()
         self._failed = False
         if self.is_global_zero:
-            _logger.info(
+            _logger.warning(
                 "Bagua's service listens on every network interface of this machine, without a password, until this process "
                 "ends; BAGUA_SERVICE_PORT names the port that a firewall should close"
             )
@@ -304,7 +304,8 @@ class BaguaStrategy(ParallelStrategy):
 
     def accumulating(self) -> AbstractContextManager[Any]:
         """Gradients of a micro-batch that ends no window stay local."""
-        if not self._wraps:
+        # The background waits until a backward pass has ended that sends; averaging again what is averaged changes nothing.
+        if not self._wraps or isinstance(self.algorithm, AsyncAverage):
             return super().accumulating()
         return self._keeping()
 

@@ -1,0 +1,14 @@
+"""Averages of gradients in 8 bits."""
+
+from __future__ import annotations
+
+from bagua.torch_api.algorithms.base import Algorithm
+from bagua_simulated.algorithms import Bytes
+
+
+class ByteGradAlgorithm(Algorithm):
+    def __init__(self, hierarchical=True, average=True):
+        self.options = (hierarchical, average)
+
+    def reify(self, process_group):
+        return Bytes(process_group, *self.options)

@@ -1,0 +1,1 @@
+"""What the SIMULATOR of Bagua has behind Bagua's names."""
