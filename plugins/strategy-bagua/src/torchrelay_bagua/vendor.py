@@ -74,7 +74,8 @@ def examined() -> str | None:
         if built.partition(".")[0] != cuda.partition(".")[0]:
             return f"{found[0]} is for CUDA {built}, and torch {torch.__version__} for CUDA {cuda}; {INSTALL}"
     try:
-        version = str(module("").__dict__.get("__version__") or import_module("bagua.version").__version__)
+        module()
+        version = str(import_module("bagua.version").__version__)
     except UnavailableError as error:
         return str(error)
     if version.partition("+")[0] != RELEASE:

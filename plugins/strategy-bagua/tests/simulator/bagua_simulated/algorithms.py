@@ -10,6 +10,7 @@ import torch
 from bagua.torch_api.communication import new_group
 from bagua_simulated.bucket import Bucket, buckets_of
 from bagua_simulated.compression import average_in_8_bits, compressed, restored
+from bagua_simulated.machine import machine
 
 
 def gradient(parameter):
@@ -78,6 +79,7 @@ class Gradients(Implementation):
                 return  # and those after it: Bagua says nothing
             flat = bucket.together()
             self.combine(bucket, flat)
+            machine.events.append("reduced")
             bucket.put_back(flat)
             bucket.missing = set(bucket.parameters)
 
@@ -192,7 +194,6 @@ class Background(Implementation):
         self.begun, self.status = threading.Event(), self.NEW
         self.lock, self.aborted, self.ended = threading.Lock(), False, False
         self.apart = new_group(group.ranks).wires
-        self.averages = 0
 
     def need_reset(self):
         self.step += 1
@@ -212,7 +213,7 @@ class Background(Implementation):
         elif self.status == self.SCHEDULED and self.future.running():
             self.begun.set()
             self.status = self.STARTED
-        if not self.lock.acquire(timeout=10):
+        if not self.lock.acquire(timeout=3):
             raise RuntimeError("simulated: the weights are locked by an earlier forward pass, for ever")
 
     def ready(self, ddp, name, parameter):
@@ -248,18 +249,20 @@ class Background(Implementation):
         wire.reduce(total, "SUM")
         with self.lock:
             flat.add_(total / wire.size - before)
-        self.averages += 1
+        machine.events.append("averaged")
 
     def resume_in(self, ddp):
         if self.status in (self.NEW, self.STOPPED):
             self.wires.everyone.reduce(torch.ones(1), "SUM")
             self.aborted = False
+            machine.events.append("resumed")
             self._schedule(ddp)
 
     def abort_in(self, ddp):
         if self.status in (self.SCHEDULED, self.STARTED):
             self.wires.everyone.reduce(torch.ones(1), "SUM")
             self.aborted = True
+            machine.events.append("aborted")
             self.begun.set()
             self.future.result()
             self.status = self.STOPPED

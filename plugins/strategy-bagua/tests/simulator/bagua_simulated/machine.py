@@ -12,6 +12,7 @@ class Machine:
 
     Attributes:
         device: index that was chosen; None before.
+        events: what has been communicated, in order.
         kind: type of the devices whose tensors may be sent: "cuda", unless the processor stands in for them.
     """
 
@@ -20,6 +21,7 @@ class Machine:
         self.kind = "cuda"
         self.service: object = None
         self.groups = 0
+        self.events: list[str] = []
 
     def choose(self, index: int, stands_in: str = "cuda") -> None:
         """Choose a device, as `torch.cuda.set_device` does; declare what stands in for GPUs."""
