@@ -129,8 +129,8 @@ BACKENDS: tuple[Backend, ...] = (
     Backend(
         extra="bagua",
         distribution="torchrelay-bagua",
-        summary="Bagua",
-        published=False,
+        summary="Bagua: gradients in 8 bits, decentralized and asynchronous averaging",
+        published=True,
         strategies={
             "BaguaStrategy": (
                 "bagua",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast, get_args
@@ -33,6 +34,13 @@ BITWISE: Mapping[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "bxor": torch.bitwise_xor,
 }
 """Operations that Bagua has a name for, and NCCL, by which it communicates, has not."""
+
+OPEN_PORT = (
+    "Bagua's service listens on every network interface of this machine, without a password, until this process ends; "
+    "BAGUA_SERVICE_PORT names its port, which a firewall should close"
+)
+
+_logger = logging.getLogger("torchrelay")
 
 
 class BaguaCollectives(Collectives):
@@ -82,6 +90,8 @@ class BaguaCollectives(Collectives):
         os.environ.update(self._variables(environment))
         if not vendor.is_started():
             vendor.start(open_store(environment), rank, size, environment.local_world_size)
+            if rank == 0:
+                _logger.warning(OPEN_PORT)
         self._device, self._rank, self._world_size = device, rank, size
         self._connected = True
         vendor.barrier()

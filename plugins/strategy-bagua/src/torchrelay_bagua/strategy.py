@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar, Literal, get_args
@@ -36,8 +35,6 @@ from torchrelay_bagua.taking_part import TakingPart
 StartMethod = Literal["script", "spawn", "fork"]
 
 _OPERATIONS = {"avg": "mean", "prod": "product"}
-
-_logger = logging.getLogger("torchrelay")
 
 
 class BaguaStrategy(ParallelStrategy):
@@ -139,11 +136,6 @@ class BaguaStrategy(ParallelStrategy):
         """Choose the GPU, then meet the others. Collective."""
         super().setup_environment()
         self._failed = False
-        if self.is_global_zero:
-            _logger.warning(
-                "Bagua's service listens on every network interface of this machine, without a password, until this process "
-                "ends; BAGUA_SERVICE_PORT names the port that a firewall should close"
-            )
 
     def on_exception(self, error: BaseException) -> None:
         """Leave alone what averages in the background: to end it is a collective."""

@@ -1,0 +1,150 @@
+"""Each rule of Bagua's, with the strategy broken in that one way: a check must fail."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, nullcontext
+
+import bagua_rules as rules
+import broken_ways
+import judges
+import pytest
+from bagua_simulated.machine import machine
+
+from torchrelay.strategies import ParallelStrategy, Strategy
+from torchrelay_bagua import algorithms, refused, strategy, vendor
+from torchrelay_bagua.algorithms import Algorithm, Decentralized
+from torchrelay_bagua.collectives import BaguaCollectives
+from torchrelay_bagua.strategy import BaguaStrategy
+from torchrelay_bagua.taking_part import TakingPart
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def _nothing(*args, **kwargs):
+    return None
+
+
+def _no_reasons(self, *args):
+    return []
+
+
+def _always_local(self):
+    return self._keeping()
+
+
+def _not_local(self):
+    return nullcontext()
+
+
+def _new_name(module):
+    machine.groups += 1
+    return f"another_{machine.groups}"
+
+
+def _keeping_steps(self):
+    self._steps_before = []
+    vendor.silence(self.model)
+    Strategy.unwrap(self)
+
+
+@contextmanager
+def _with_state(optimizers):
+    yield
+
+
+def _unlucky_tuning(self, environment):
+    return {**_variables(self, environment), "BAGUA_AUTOTUNE": "1"}
+
+
+def _told_nothing(self, environment):
+    return {}
+
+
+_variables = BaguaCollectives._variables
+
+
+# rule, what is broken: its owner, its name, what is in its place; the check that must fail
+TABLE = [
+    ("place", BaguaStrategy, "zero_grad", Strategy.zero_grad, rules.gradients_keep_their_place),
+    ("windows", BaguaStrategy, "accumulating", _not_local, rules.gradients_are_sent_at_the_end_of_a_window),
+    ("missing", TakingPart, "check", _nothing, rules.a_gradient_that_is_missing_is_told),
+    ("afterwards", vendor, "silence", _nothing, rules.nothing_is_sent_after_training),
+    ("step", BaguaStrategy, "unwrap", _keeping_steps, rules.optimizers_get_their_step_back),
+    ("names", strategy, "name_of", _new_name, rules.a_module_is_trained_again),
+    ("formats", refused, "formats", _nothing, rules.half_weights_are_refused),
+    ("environment", vendor, "restore", _nothing, rules.the_environment_is_put_back),
+    ("environment", BaguaCollectives, "_variables", _told_nothing, rules.the_environment_is_put_back),
+    ("service", BaguaCollectives, "_variables", _unlucky_tuning, rules.tuning_is_off_unless_asked_for),
+    ("restore", BaguaStrategy, "load_model_state", ParallelStrategy.load_model_state, rules.replicas_are_of_the_checkpoint_s_weights),
+    ("restore", BaguaStrategy, "load_optimizer_state", ParallelStrategy.load_optimizer_state, rules.qadam_goes_on_after_its_warm_up),
+    ("restore", strategy, "_without_state", _with_state, rules.adam_goes_on),
+    ("qadam", refused, "optimizers", _nothing, rules.qadam_has_one_optimizer_of_its_own),
+    ("background", vendor, "resume", _nothing, rules.the_background_begins_and_ends),
+    ("background", vendor, "abort", _nothing, rules.the_background_begins_and_ends),
+    ("background", BaguaStrategy, "accumulating", _always_local, rules.the_background_lets_windows_be),
+    ("background", BaguaStrategy, "on_exception", _nothing, rules.the_background_is_left_alone_after_a_failure),
+    ("background", refused, "_refuse_steps_on_the_host", _nothing, rules.steps_on_the_host_are_refused),
+    ("refused", BaguaStrategy, "check_optimizers", _nothing, rules.lbfgs_is_refused),
+    ("refused", refused, "group", _nothing, rules.a_group_is_refused),
+    ("refused", BaguaStrategy, "refusals", _no_reasons, rules.the_processor_is_refused),
+    ("refused", Algorithm, "refusals", _no_reasons, rules.intervals_and_windows_are_refused),
+    ("refused", Decentralized, "refusals", Algorithm.refusals, rules.pairs_of_an_odd_number_are_refused),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "row", TABLE, ids=[f"{row[0]}: {row[2]}, {row[4].__name__}, {at}" for at, row in enumerate(TABLE)]
+)
+def test_a_strategy_that_is_broken_in_one_way_fails(row, monkeypatch):
+    _, owner, name, wrong, check = row
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, wrong)
+        with pytest.raises(BaseException):  # noqa: B017, PT011 - however it fails
+            check()
+
+
+def test_every_check_has_a_row():
+    # Of these the simulator itself is what refuses.
+    by_bagua = {rules.qadam_warms_up, rules.qadam_takes_the_vendor_s_steps}
+    assert {row[4] for row in TABLE} | by_bagua == set(rules.CHECKS)
+
+
+# what is broken in both processes, the scenario that they run, the judge that must not be content
+BETWEEN = [
+    ("device_after_meeting", "exact", judges.gradient_allreduce_is_one_process),
+    ("meets_each_time", "exact", judges.gradient_allreduce_is_one_process),
+    ("no_ranks_told", "talking", judges.each_rank_is_told_and_the_environment_put_back),
+    ("environment_left", "talking", judges.each_rank_is_told_and_the_environment_put_back),
+    ("not_wrapped", "exact", judges.gradient_allreduce_is_one_process),
+    ("through_the_bare_module", "decentralized", judges.decentralized_ranks_part_and_agree_on_average),
+    ("no_rest_shared", "sharing", judges.rank_0_gives_weights_and_buffers),
+    ("evaluates_with_own_buffers", "sharing", judges.rank_0_gives_weights_and_buffers),
+    ("manual_not_averaged", "by_hand", judges.manual_optimization_is_one_process),
+    ("checkpoint_of_one_rank", "decentralized", judges.decentralized_ranks_part_and_agree_on_average),
+    ("ends_without_average", "decentralized", judges.decentralized_ranks_part_and_agree_on_average),
+    ("never_resumed", "in_the_background", judges.async_learns_the_digits),
+    ("sums_for_means", "talking", judges.collectives_combine_everything),
+    ("averages_of_integers", "talking", judges.collectives_combine_everything),
+    ("sends_what_bagua_does_not", "talking", judges.collectives_combine_everything),
+    ("bits_by_bagua", "talking", judges.collectives_combine_everything),
+    ("other_optimizer_for_qadam", "qadam", judges.qadam_warms_up_exactly_and_goes_on_in_8_bits),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("way", "scenario", "judge"), BETWEEN, ids=[row[0] for row in BETWEEN])
+def test_two_processes_that_are_broken_in_one_way_fail(programs, way, scenario, judge):
+    variables = {"PYTHONPATH": judges.PYTHONPATH, "BROKEN": way}
+    done = programs.run("ranks.py", scenario, **variables)
+    if done.returncode:
+        assert "KeyError: '" + way not in done.stderr
+        return
+    with pytest.raises(AssertionError):
+        judge({scenario: programs.results(scenario)})
+
+
+def test_every_way_is_tried():
+    assert {row[0] for row in BETWEEN} == set(broken_ways.WAYS)
+
+
+def test_a_table_names_what_there_is():
+    assert algorithms.ALGORITHMS.keys() == {kind.name for kind in algorithms.ALGORITHMS.values()}
