@@ -1,4 +1,4 @@
-"""The first thing to run with Bagua and two GPUs: `TORCHRELAY_BAGUA_DEVICE=1 pytest plugins/strategy-bagua/tests/test_cuda.py`.
+"""The first thing to run with Bagua and two GPUs: `TORCHRELAY_BAGUA_DEVICE=1 pytest .../tests/test_cuda.py`.
 
 Nothing here has run so yet. It needs Python 3.10, and a Bagua that `torchrelay doctor` is content with.
 """
@@ -48,7 +48,11 @@ class QAdam(Regression):
 def gpus(algorithm):
     # Processes of their own, as Bagua's connection ends with its process.
     strategy = BaguaStrategy(algorithm, start_method="spawn")
-    return {"accelerator": "cuda", "devices": min(torch.cuda.device_count(), 2), "strategy": strategy}
+    return {
+        "accelerator": "cuda",
+        "devices": min(torch.cuda.device_count(), 2),
+        "strategy": strategy,
+    }
 
 
 def fitted(kind, place, folder, batch, **options):
@@ -67,7 +71,9 @@ def test_the_doctor_is_content():
 
 
 @pytest.mark.parametrize("kind", [Momentum, AdamW])
-@pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 3}, {"gradient_clip_val": 0.1}])
+@pytest.mark.parametrize(
+    "options", [{}, {"accumulate_grad_batches": 3}, {"gradient_clip_val": 0.1}]
+)
 def test_gradients_are_averaged_exactly(kind, options, tmp_path):
     place = gpus("gradient_allreduce")
     mine = fitted(kind, place, tmp_path, 8 // place["devices"], **options)

@@ -61,6 +61,7 @@ def _told_nothing(self, environment):
 
 
 _variables = BaguaCollectives._variables
+WEIGHTS, MOMENTS = ParallelStrategy.load_model_state, ParallelStrategy.load_optimizer_state
 
 
 # rule, what is broken: its owner, its name, what is in its place; the check that must fail
@@ -75,8 +76,8 @@ TABLE = [
     ("environment", vendor, "restore", _nothing, rules.the_environment_is_put_back),
     ("environment", BaguaCollectives, "_variables", _told_nothing, rules.the_environment_is_put_back),
     ("service", BaguaCollectives, "_variables", _unlucky_tuning, rules.tuning_is_off_unless_asked_for),
-    ("restore", BaguaStrategy, "load_model_state", ParallelStrategy.load_model_state, rules.replicas_are_of_the_checkpoint_s_weights),
-    ("restore", BaguaStrategy, "load_optimizer_state", ParallelStrategy.load_optimizer_state, rules.qadam_goes_on_after_its_warm_up),
+    ("restore", BaguaStrategy, "load_model_state", WEIGHTS, rules.replicas_are_of_the_checkpoint_s_weights),
+    ("restore", BaguaStrategy, "load_optimizer_state", MOMENTS, rules.qadam_goes_on_after_its_warm_up),
     ("restore", strategy, "_without_state", _with_state, rules.adam_goes_on),
     ("qadam", refused, "optimizers", _nothing, rules.qadam_has_one_optimizer_of_its_own),
     ("background", vendor, "resume", _nothing, rules.the_background_begins_and_ends),
@@ -93,7 +94,9 @@ TABLE = [
 
 
 @pytest.mark.parametrize(
-    "row", TABLE, ids=[f"{row[0]}: {row[2]}, {row[4].__name__}, {at}" for at, row in enumerate(TABLE)]
+    "row",
+    TABLE,
+    ids=[f"{row[0]}: {row[2]}, {row[4].__name__}, {at}" for at, row in enumerate(TABLE)],
 )
 def test_a_strategy_that_is_broken_in_one_way_fails(row, monkeypatch):
     _, owner, name, wrong, check = row

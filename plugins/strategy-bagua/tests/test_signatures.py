@@ -127,7 +127,9 @@ def test_no_variable_of_bagua_s_names_an_interface():
 
 
 def test_nothing_ends_the_connection():
-    defined = [n.name for n in wheel.tree(f"{TOP}.communication").body if isinstance(n, ast.FunctionDef)]
+    defined = [
+        n.name for n in wheel.tree(f"{TOP}.communication").body if isinstance(n, ast.FunctionDef)
+    ]
     assert not [each for each in defined if re.search("destroy|finalize|shutdown|close", each)]
 
 
@@ -178,7 +180,11 @@ def test_the_simulator_s_name_is_the_wheel_s_and_is_called_alike(name):
     if theirs is None:
         wheel.find(name)
         return
-    mine = [p for p in inspect.signature(OFFERED[name]).parameters.values() if p.name not in ("self", "cls")]
+    mine = [
+        p
+        for p in inspect.signature(OFFERED[name]).parameters.values()
+        if p.name not in ("self", "cls")
+    ]
     assert [p.name for p in mine] == list(theirs.parameters)
     for one, other in zip(mine, theirs.parameters.values(), strict=True):
         if isinstance(other.default, str) and other.default.endswith((")", "SUM")):
@@ -195,7 +201,9 @@ def _plain_class(name):
 def test_the_simulator_has_what_vendor_uses(name):
     parts = name.split(".")
     module = next(
-        ".".join(parts[:end]) for end in range(len(parts), 0, -1) if ".".join(parts[:end]) in set(modules())
+        ".".join(parts[:end])
+        for end in range(len(parts), 0, -1)
+        if ".".join(parts[:end]) in set(modules())
     )
     found = importlib.import_module(module)
     for part in parts[len(module.split(".")) :]:

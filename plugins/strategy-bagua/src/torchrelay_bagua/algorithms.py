@@ -26,7 +26,11 @@ class Algorithm:
                 raise ConfigurationError(
                     f"{option}={value!r} of {self.name!r} must be one of {', '.join(map(repr, known))}"
                 )
-        for option, least in (("communication_interval", 1), ("sync_interval_ms", 1), ("warmup_steps", 0)):
+        for option, least in (
+            ("communication_interval", 1),
+            ("sync_interval_ms", 1),
+            ("warmup_steps", 0),
+        ):
             value = getattr(self, option, least)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigurationError(
@@ -57,8 +61,8 @@ class Algorithm:
         if interval > 1 and plan.accumulate > 1:
             return [
                 f"communication_interval={interval} counts micro-batches, and with accumulate_grad_batches="
-                f"{plan.accumulate} an average may fall on none that ends a window, so that ranks would part; leave one "
-                "of them out"
+                f"{plan.accumulate} an average may fall on none that ends a window, so that ranks would part; leave "
+                "one of them out"
             ]
         return []
 
@@ -194,7 +198,7 @@ def algorithm_of(given: str | Algorithm) -> Algorithm:
     if given not in ALGORITHMS:
         made = ", ".join(kind.__name__ for kind in ALGORITHMS.values())
         raise ConfigurationError(
-            f"algorithm={given!r} must be one of {', '.join(map(repr, ALGORITHMS))}, or one that was made with options: "
-            f"{made} of torchrelay_bagua"
+            f"algorithm={given!r} must be one of {', '.join(map(repr, ALGORITHMS))}, or one made with options, of "
+            f"torchrelay_bagua: {made}"
         )
     return ALGORITHMS[given]()

@@ -83,8 +83,8 @@ class BaguaCollectives(Collectives):
         rank, size = environment.global_rank, environment.world_size
         if self._world_size not in (0, size):
             raise ConfigurationError(
-                f"Bagua is connected to {self._world_size} processes until this one ends, and the run has {size}; start "
-                "another program for it"
+                f"Bagua is connected to {self._world_size} processes until this one ends, and the run has {size}; "
+                "start another program for it"
             )
         self._before = vendor.environment()
         os.environ.update(self._variables(environment))
@@ -97,7 +97,11 @@ class BaguaCollectives(Collectives):
         vendor.barrier()
 
     def _variables(self, environment: ClusterEnvironment) -> dict[str, str]:
-        asked = os.environ.get("BAGUA_AUTOTUNE", "0") if self._autotune is None else "01"[self._autotune]
+        asked = (
+            os.environ.get("BAGUA_AUTOTUNE", "0")
+            if self._autotune is None
+            else "01"[self._autotune]
+        )
         return {
             "BAGUA_AUTOTUNE": asked,
             "LOCAL_RANK": str(environment.local_rank),
@@ -201,9 +205,7 @@ class BaguaCollectives(Collectives):
 
         return reduce_together(tensors, all_reduce, self._device)
 
-    def _bits(
-        self, leaves: Sequence[Any], tensors: Sequence[torch.Tensor], op: str
-    ) -> list[Any]:
+    def _bits(self, leaves: Sequence[Any], tensors: Sequence[torch.Tensor], op: str) -> list[Any]:
         for tensor in tensors:
             if tensor.is_floating_point() or tensor.is_complex():
                 raise ConfigurationError(

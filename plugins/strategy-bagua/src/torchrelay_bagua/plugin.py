@@ -35,9 +35,7 @@ REQUIRES = (Requirement(module="bagua", install=INSTALL),)
 
 PRECISIONS = ("32-true", "16-true", "16-mixed", "bf16-mixed")
 
-NOT_THE_CPU = (
-    "Bagua communicates by NCCL, from GPU to GPU, and has no operations for the processor; take strategy='ddp'"
-)
+NOT_THE_CPU = "Bagua communicates by NCCL, from GPU to GPU, and cannot use the processor; take strategy='ddp'"
 
 _COMMON: Mapping[Capability, Declaration] = {
     Capability.CLOSURE_OPTIMIZERS: unsupported(
@@ -60,7 +58,9 @@ _BY_HAND = unsupported(
     "accord before one; take it"
 )
 
-_EIGHT_BITS = unsupported("gradients travel in 8 bits, so their average is rounded; take strategy='bagua'")
+_EIGHT_BITS = unsupported(
+    "gradients travel in 8 bits, so their average is rounded; take strategy='bagua'"
+)
 
 _WEIGHTS = unsupported(
     "weights are averaged and gradients are not: ranks differ between averages; take strategy='bagua'"

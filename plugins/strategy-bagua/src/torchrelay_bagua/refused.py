@@ -72,6 +72,6 @@ def _refuse_steps_on_the_host(given: Sequence[Optimizer]) -> None:
     for optimizer in given:
         if any(group.get("capturable") is False for group in optimizer.param_groups):
             raise UnsupportedError(
-                f"{type(optimizer).__name__} counts its steps on the CPU, and Bagua sends the optimizer's state by GPU when "
-                "the warm-up of 'async' ends; take capturable=True, SGD, or AsyncAverage(warmup_steps=0)"
+                f"{type(optimizer).__name__} counts its steps on the CPU, and Bagua sends the optimizer's state by GPU "
+                "when the warm-up of 'async' ends; take capturable=True, SGD, or AsyncAverage(warmup_steps=0)"
             )

@@ -84,8 +84,8 @@ class BaguaStrategy(ParallelStrategy):
             )
         if autotune is not None and components.get("collectives") is not None:
             raise ConfigurationError(
-                "autotune and collectives are both given, and autotune is for those that the strategy makes itself; give "
-                "collectives=BaguaCollectives(autotune=...)"
+                "autotune and collectives are both given, and autotune is for those that the strategy makes itself; "
+                "give collectives=BaguaCollectives(autotune=...)"
             )
         self.flatten = flatten
         self.find_unused_parameters = find_unused_parameters
@@ -296,7 +296,7 @@ class BaguaStrategy(ParallelStrategy):
 
     def accumulating(self) -> AbstractContextManager[Any]:
         """Gradients of a micro-batch that ends no window stay local."""
-        # The background waits until a backward pass has ended that sends; averaging again what is averaged changes nothing.
+        # What runs in the background waits for a backward pass that sends, and averaging again changes no average.
         if not self._wraps or isinstance(self.algorithm, AsyncAverage):
             return super().accumulating()
         return self._keeping()

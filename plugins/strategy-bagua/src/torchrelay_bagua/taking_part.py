@@ -45,8 +45,8 @@ class TakingPart:
         missing = [name for key, name in self._names.items() if key not in self._seen]
         more = f" and {len(missing) - FEW} more" if len(missing) > FEW else ""
         raise UnsupportedError(
-            f"unused in this step: {', '.join(missing[:FEW])}{more}; Bagua then sends none of the gradients beside them; "
-            "take BaguaStrategy(find_unused_parameters=True), or add 0 * parameter.sum() to the loss"
+            f"unused in this step: {', '.join(missing[:FEW])}{more}; Bagua then sends none of the gradients beside "
+            "them; take BaguaStrategy(find_unused_parameters=True), or add 0 * parameter.sum() to the loss"
         )
 
     def close(self) -> None:

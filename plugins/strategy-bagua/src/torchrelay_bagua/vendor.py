@@ -1,7 +1,7 @@
 """The only module that imports Bagua, when a function here is called.
 
-`communication`, `algorithms`, `q_adam`, `parallel`, `wrapper` and `averaging` are names of Bagua's objects alone: a test
-reads off every use of them, and holds it against the sources in Bagua's wheel.
+`communication`, `algorithms`, `q_adam`, `parallel`, `wrapper` and `averaging` are names of Bagua's objects alone: a
+test reads off every use of them, and holds it against the sources in Bagua's wheel.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ def examined() -> str | None:
     except UnavailableError as error:
         return str(error)
     if version.partition("+")[0] != RELEASE:
-        return f"Bagua {version} is not the release whose interface was checked, {RELEASE}; {INSTALL}"
+        return (
+            f"Bagua {version} is not the release whose interface was checked, {RELEASE}; {INSTALL}"
+        )
     return None
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-import scenarios  # noqa: E402
+import scenarios
 
 
 def main() -> None:

@@ -343,7 +343,18 @@ def pairs_of_an_odd_number_are_refused() -> None:
 
 
 HELPERS = {
-    *("trainer", "alone", "data", "fitted", "apart", "refused", "events", "adamw", "momentum", "qadam"),
+    *(
+        "trainer",
+        "alone",
+        "data",
+        "fitted",
+        "apart",
+        "refused",
+        "events",
+        "adamw",
+        "momentum",
+        "qadam",
+    ),
     *("_resumed", "_background"),
 }
 CHECKS = [

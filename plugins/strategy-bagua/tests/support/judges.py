@@ -44,7 +44,10 @@ def rank_0_gives_weights_and_buffers(found: Found) -> dict[str, float]:
     (one, statistics), (other, theirs) = found["sharing"]
     begun = scenarios.Apart()
     own = {n for n, p in begun.named_parameters() if p.requires_grad}
-    apart = difference({n: v for n, v in one.items() if "frozen" not in n}, {n: v for n, v in begun.state_dict().items() if "frozen" not in n})
+    started = begun.state_dict()
+    apart = difference(
+        *({n: v for n, v in each.items() if "frozen" not in n} for each in (one, started))
+    )
     assert own < one.keys()
     assert apart == 0
     assert difference(one, other) == 0
@@ -60,7 +63,9 @@ def bytegrad_is_within_its_bound(found: Found) -> dict[str, float]:
     # Half a level of each rank's own gradients, then half a level of their average.
     bound = one["own_error"] + half_a_level(exact + one["own_error"] * torch.sign(exact))
     assert 1e-5 < apart <= bound * (1 + 1e-4), (apart, bound)
-    assert all(torch.equal(*pair) for pair in zip(one["gradients"], other["gradients"], strict=True))
+    assert all(
+        torch.equal(*pair) for pair in zip(one["gradients"], other["gradients"], strict=True)
+    )
     assert difference(one["state"], other["state"]) == 0
     expected = _expected(scenarios.Trained().make_optimizer)
     whole = difference(one["state"], expected)
@@ -107,7 +112,7 @@ def decentralized_heeds_its_interval(found: Found) -> dict[str, float]:
 
 def decentralized_windows_average_once(found: Found) -> dict[str, float]:
     steps = list(zip(*(rank["windows"]["steps"] for rank in found["decentralized"]), strict=True))
-    for (_, _), (one, other) in zip(steps, steps[1:], strict=False):
+    for one, other in steps[1:]:
         assert difference(one["before"], other["before"]) <= NEAR
     return {"updates": len(steps)}
 
@@ -192,7 +197,9 @@ def collectives_refuse_with_a_reason(found: Found) -> dict[str, float]:
     for rank in found["talking"]:
         bits, unknown, text = rank["refused"]
         assert all(word in bits for word in ("ConfigurationError", "'band'", "torch.float32"))
-        assert all(word in unknown for word in ("ConfigurationError", "'median'", "product", "bxor"))
+        assert all(
+            word in unknown for word in ("ConfigurationError", "'median'", "product", "bxor")
+        )
         assert "str" in text
     return {}
 
@@ -201,7 +208,11 @@ def each_rank_is_told_and_the_environment_put_back(found: Found) -> dict[str, fl
     for number, rank in enumerate(found["talking"]):
         there = rank["environment"]
         assert (there["RANK"], there["LOCAL_RANK"]) == (str(number),) * 2
-        assert (there["WORLD_SIZE"], there["LOCAL_WORLD_SIZE"], there["NODE_RANK"]) == ("2", "2", "0")
+        assert (there["WORLD_SIZE"], there["LOCAL_WORLD_SIZE"], there["NODE_RANK"]) == (
+            "2",
+            "2",
+            "0",
+        )
         assert there["MASTER_ADDR"] == "127.0.0.1"
         assert rank["left"] == []
     return {}
@@ -210,5 +221,7 @@ def each_rank_is_told_and_the_environment_put_back(found: Found) -> dict[str, fl
 JUDGES = [
     value
     for name, value in list(globals().items())
-    if getattr(value, "__module__", "") == __name__ and type(value).__name__ == "function" and not name.startswith("_")
+    if getattr(value, "__module__", "") == __name__
+    and type(value).__name__ == "function"
+    and not name.startswith("_")
 ]

@@ -47,7 +47,11 @@ OPTIMIZERS: Mapping[str, Any] = {
 
 
 def pair(algorithm: Any = "gradient_allreduce", **options: Any) -> dict[str, Any]:
-    return {"accelerator": "bagua_sim", "devices": 2, "strategy": BaguaStrategy(algorithm, **options)}
+    return {
+        "accelerator": "bagua_sim",
+        "devices": 2,
+        "strategy": BaguaStrategy(algorithm, **options),
+    }
 
 
 def train(
@@ -223,7 +227,9 @@ def digits() -> list[TensorDataset]:
     raw = load_digits()
     images = torch.tensor(raw.images, dtype=torch.float32).flatten(1) / 16
     everything = TensorDataset(images, torch.tensor(raw.target))
-    return list(torch.utils.data.random_split(everything, [1297, 500], torch.Generator().manual_seed(0)))
+    return list(
+        torch.utils.data.random_split(everything, [1297, 500], torch.Generator().manual_seed(0))
+    )
 
 
 def accuracy(module: Digits) -> float:
@@ -271,6 +277,10 @@ def qadam() -> dict[str, Any]:
 # --- collectives ----------------------------------------------------------------------------------------
 
 
+NAMES = (None, "avg", "mean", "SUM", "min", "max", "product")
+RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR")
+
+
 class Talking(Trained):
     """Notes what collectives give."""
 
@@ -281,7 +291,7 @@ class Talking(Trained):
         whole = torch.tensor([2**40 + 1, -3]) + rank
         flags = torch.tensor([True, False]) if rank else torch.tensor([True, True])
         self.notes["talk"] = {
-            **{f"{op}": strategy.reduce(mine, reduce_op=op) for op in (None, "avg", "mean", "SUM", "min", "max", "product")},
+            **{str(op): strategy.reduce(mine, reduce_op=op) for op in NAMES},
             "torch": strategy.reduce(mine, reduce_op=dist.ReduceOp.MAX),
             "integers": strategy.reduce(whole, reduce_op="sum"),
             "fraction": strategy.reduce(torch.tensor([rank])),
@@ -293,7 +303,10 @@ class Talking(Trained):
             "half": talk.reduce(mine.half()),
             "small": talk.reduce(torch.tensor([100 + rank], dtype=torch.int8), "sum"),
             "complex": talk.reduce(torch.tensor([1j * rank])),
-            "bits": [strategy.reduce(torch.tensor([5 + rank]), reduce_op=op) for op in ("band", "bor", "bxor")],
+            "bits": [
+                strategy.reduce(torch.tensor([5 + rank]), reduce_op=op)
+                for op in ("band", "bor", "bxor")
+            ],
             "number": talk.reduce(1.0 + rank),
             "nested": talk.reduce({"a": [rank, mine]}, "sum"),
             "decided": (talk.all(rank == 0), talk.any(rank == 0)),
@@ -307,9 +320,7 @@ class Talking(Trained):
             _refused(lambda: strategy.reduce(mine, reduce_op="median")),
             _refused(lambda: talk.reduce("text")),
         ]
-        self.notes["environment"] = {
-            name: os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR")
-        }
+        self.notes["environment"] = {name: os.environ.get(name) for name in RANKS}
 
 
 def _refused(call: Callable[[], Any]) -> str:
@@ -324,12 +335,25 @@ def talking() -> dict[str, Any]:
     before = dict(os.environ)
     module = Talking()
     train(pair(), module, max_steps=1)
-    return {**module.notes, "left": sorted(n for n in {*before, *os.environ} if before.get(n) != os.environ.get(n))}
+    return {
+        **module.notes,
+        "left": sorted(n for n in {*before, *os.environ} if before.get(n) != os.environ.get(n)),
+    }
 
 
 SCENARIOS = {
     each.__name__: each
-    for each in (exact, by_hand, sharing, bytegrad, decentralized, low_precision, in_the_background, qadam, talking)
+    for each in (
+        exact,
+        by_hand,
+        sharing,
+        bytegrad,
+        decentralized,
+        low_precision,
+        in_the_background,
+        qadam,
+        talking,
+    )
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ def root() -> Path:
     """
     if not (SOURCES / "done").exists():
         pytest.fail(
-            f"no sources of Bagua in {SOURCES}: python plugins/strategy-bagua/tests/equipment/bagua_wheel.py fetches them",
+            f"no sources of Bagua in {SOURCES}; this fetches them: "
+            "python plugins/strategy-bagua/tests/equipment/bagua_wheel.py",
             pytrace=False,
         )
     return SOURCES
@@ -66,22 +68,22 @@ def _within(module: str, node: ast.AST, path: list[str]) -> tuple[str, ast.AST]:
             return _within(module, each, rest)
         if isinstance(each, (ast.Assign, ast.AnnAssign)) and name in _targets(each):
             return module, each
-        if isinstance(each, ast.ImportFrom):
-            for alias in each.names:
-                if (alias.asname or alias.name) == name:
-                    origin = _origin(module, each)
-                    return find(".".join([origin, alias.name, *rest]))
+        if isinstance(each, ast.ImportFrom) and name in {a.asname or a.name for a in each.names}:
+            return find(".".join([_origin(module, each), name, *rest]))
     if isinstance(node, ast.ClassDef):
-        for each in ast.walk(node):  # what a constructor gives its object
-            if isinstance(each, ast.Attribute) and each.attr == name and isinstance(each.ctx, ast.Store):
-                return module, each
-        for base in node.bases:
-            try:
-                found = _within(module, tree(module), ast.unparse(base).split("."))
-            except LookupError:
-                continue
-            return _within(*found, path)
+        return _of_an_object(module, node, path)
     raise LookupError(f"{module} has no {'.'.join(path)}")
+
+
+def _of_an_object(module: str, kind: ast.ClassDef, path: list[str]) -> tuple[str, ast.AST]:
+    """What a constructor gives its object, or a base of its class has."""
+    for each in ast.walk(kind):
+        if isinstance(each, ast.Attribute) and (each.attr, type(each.ctx)) == (path[0], ast.Store):
+            return module, each
+    for base in kind.bases:
+        with suppress(LookupError):
+            return _within(*find(f"{module}.{ast.unparse(base)}"), path)
+    raise LookupError(f"{kind.name} has no {'.'.join(path)}")
 
 
 def _origin(module: str, node: ast.ImportFrom) -> str:
@@ -93,7 +95,11 @@ def _origin(module: str, node: ast.ImportFrom) -> str:
 
 
 def _targets(node: Any) -> set[str]:
-    return {each.id for each in getattr(node, "targets", [getattr(node, "target", None)]) if isinstance(each, ast.Name)}
+    return {
+        each.id
+        for each in getattr(node, "targets", [getattr(node, "target", None)])
+        if isinstance(each, ast.Name)
+    }
 
 
 def signature(name: str) -> inspect.Signature:
@@ -110,7 +116,8 @@ def signature(name: str) -> inspect.Signature:
         raise LookupError(f"{name} is no function")
     arguments = node.args
     names = [each.arg for each in (*arguments.posonlyargs, *arguments.args)]
-    defaults = [inspect.Parameter.empty] * (len(names) - len(arguments.defaults)) + [_value(d) for d in arguments.defaults]
+    given = [_value(each) for each in arguments.defaults]
+    defaults = [inspect.Parameter.empty] * (len(names) - len(given)) + given
     parameters = [
         inspect.Parameter(each, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default)
         for each, default in zip(names, defaults, strict=True)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from bagua.torch_api.communication import new_group
+
 from bagua_simulated.bucket import Bucket, buckets_of
 from bagua_simulated.compression import average_in_8_bits, compressed, restored
 from bagua_simulated.machine import machine
@@ -64,7 +65,9 @@ class Gradients(Implementation):
             ensure_gradient(each)
         return buckets_of(
             ddp.parameters(),
-            lambda group: Bucket(group, gradient, put_gradient, ddp.flatten, self.wires.everyone.size),
+            lambda group: Bucket(
+                group, gradient, put_gradient, ddp.flatten, self.wires.everyone.size
+            ),
         )
 
     def ready(self, ddp, name, parameter):
@@ -134,10 +137,11 @@ class Peers(Weights):
             return
         assert wire.size % 2 == 0, f"simulated: {wire.size} ranks cannot be paired"
         half = wire.size // 2
-        if wire.rank < half:
-            peer = (self.times + wire.rank) % half + half
-        else:
-            peer = (wire.rank - half - self.times) % half
+        below, above = (
+            (self.times + wire.rank) % half + half,
+            (wire.rank - half - self.times) % half,
+        )
+        peer = below if wire.rank < half else above
         flat.add_(wire.exchanged(flat)[peer]).div_(2)
         self.times += 1
 
@@ -153,7 +157,9 @@ class Ring(Weights):
     """After a step, differences go to the two neighbors in 8 bits; each keeps replicas of their weights."""
 
     def buckets(self, ddp):
-        stepped = {id(p) for o in ddp.optimizers for group in o.param_groups for p in group["params"]}
+        stepped = {
+            id(p) for o in ddp.optimizers for group in o.param_groups for p in group["params"]
+        }
         for name, each in ddp.parameters():
             if id(each) not in stepped:
                 raise RuntimeError(f"simulated: parameter {name} is not used by the optimizers")
@@ -214,7 +220,9 @@ class Background(Implementation):
             self.begun.set()
             self.status = self.STARTED
         if not self.lock.acquire(timeout=3):
-            raise RuntimeError("simulated: the weights are locked by an earlier forward pass, for ever")
+            raise RuntimeError(
+                "simulated: the weights are locked by an earlier forward pass, for ever"
+            )
 
     def ready(self, ddp, name, parameter):
         if self.step <= self.warmup:

@@ -30,7 +30,9 @@ class Bucket:
 
     @torch.no_grad()
     def _flatten(self, put):
-        self.flat = torch.cat([*(self.get(each).reshape(-1) for each in self.parameters.values()), self.padding])
+        self.flat = torch.cat(
+            [*(self.get(each).reshape(-1) for each in self.parameters.values()), self.padding]
+        )
         at = 0
         for each in self.parameters.values():
             view = self.flat[at : at + each.numel()].view(each.shape)
@@ -45,7 +47,9 @@ class Bucket:
         """What is sent, (n,): the bucket's memory, or a copy."""
         if self.flat is not None:
             return self.flat
-        return torch.cat([*(self.get(each).reshape(-1) for each in self.parameters.values()), self.padding])
+        return torch.cat(
+            [*(self.get(each).reshape(-1) for each in self.parameters.values()), self.padding]
+        )
 
     @torch.no_grad()
     def put_back(self, flat):

@@ -12,7 +12,9 @@ def compressed(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Least and greatest (2,), and a level of 0 to 255 for each value."""
     ends = torch.stack([values.min(), values.max()]).float()
     scale, lowest = _scale(ends)
-    return ends, (torch.round(values.float() * scale).clamp(max=lowest + LEVELS) - lowest).to(torch.uint8)
+    return ends, (torch.round(values.float() * scale).clamp(max=lowest + LEVELS) - lowest).to(
+        torch.uint8
+    )
 
 
 def restored(ends: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:

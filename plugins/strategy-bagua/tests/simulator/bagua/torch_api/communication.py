@@ -6,9 +6,10 @@ from enum import IntEnum
 
 import torch
 import torch.distributed as dist
-from bagua.torch_api import env
 from bagua_simulated import service, wire
 from bagua_simulated.machine import machine
+
+from bagua.torch_api import env
 
 _default_pg = None
 
@@ -35,7 +36,7 @@ def is_initialized():
 
 
 def init_process_group(store=None, rank=-1, world_size=-1, local_world_size=-1):
-    global _default_pg
+    global _default_pg  # noqa: PLW0603 - it is the vendor's
     if is_initialized():
         raise RuntimeError("simulated: the default process group is there already")
     if machine.device is None:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from bagua.torch_api.algorithms import async_model_average, bytegrad, decentralized, gradient_allreduce, q_adam
+from bagua.torch_api.algorithms import (
+    async_model_average,
+    bytegrad,
+    decentralized,
+    gradient_allreduce,
+    q_adam,
+)
 from bagua.torch_api.algorithms.base import Algorithm as Algorithm
 from bagua.torch_api.algorithms.base import GlobalAlgorithmRegistry as GlobalAlgorithmRegistry
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from bagua.torch_api.algorithms.base import Algorithm
 from bagua_simulated.algorithms import Background
+
+from bagua.torch_api.algorithms.base import Algorithm
 
 
 class AsyncModelAverageAlgorithmImpl(Background):
-    def __init__(self, process_group, peer_selection_mode="all", sync_interval_ms=500, warmup_steps=0):
+    def __init__(
+        self, process_group, peer_selection_mode="all", sync_interval_ms=500, warmup_steps=0
+    ):
         super().__init__(process_group, peer_selection_mode, sync_interval_ms, warmup_steps)
 
     def abort(self, bagua_ddp):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from bagua.torch_api.algorithms.base import Algorithm
 from bagua_simulated.algorithms import Peers, Ring
+
+from bagua.torch_api.algorithms.base import Algorithm
 
 
 class DecentralizedAlgorithm(Algorithm):

@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 
 import torch
-from bagua.torch_api.algorithms.base import Algorithm
 from bagua_simulated.algorithms import Momentum
 from torch.optim import Optimizer
 
+from bagua.torch_api.algorithms.base import Algorithm
+
 
 class QAdamOptimizer(Optimizer):
-    def __init__(self, params, lr=1e-3, warmup_steps=100, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
+    def __init__(
+        self, params, lr=1e-3, warmup_steps=100, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0
+    ):
         if warmup_steps <= 0:
             raise ValueError(f"simulated: warmup_steps must be larger than 0: {warmup_steps}")
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        super().__init__(
+            params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        )
         self.warmup_steps = warmup_steps
 
     def step(self, closure=None):
@@ -31,7 +36,9 @@ class QAdamOptimizer(Optimizer):
     def _update(self, group, parameter):
         state, (beta1, beta2) = self.state[parameter], group["betas"]
         if not state:
-            state.update(step=0, exp_avg=torch.zeros_like(parameter), exp_avg_sq=torch.zeros_like(parameter))
+            state.update(
+                step=0, exp_avg=torch.zeros_like(parameter), exp_avg_sq=torch.zeros_like(parameter)
+            )
         state["step"] += 1
         if state["step"] < self.warmup_steps:
             gradient = parameter.grad.add(parameter, alpha=group["weight_decay"])

@@ -2,4 +2,6 @@
 
 from __future__ import annotations
 
-from bagua.torch_api.data_parallel.distributed import DistributedDataParallel as DistributedDataParallel
+from bagua.torch_api.data_parallel.distributed import (
+    DistributedDataParallel as DistributedDataParallel,
+)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from types import MethodType
 
 import torch
-from bagua.torch_api import communication
 from bagua_simulated.algorithms import ensure_gradient
 from bagua_simulated.machine import machine
+
+from bagua.torch_api import communication
 
 
 class BaguaDistributedDataParallel:
@@ -54,7 +55,9 @@ class BaguaDistributedDataParallel:
             if each.dtype not in (torch.float32, torch.float16):
                 raise ValueError(f"simulated: unsupported data type {each.dtype}")
             named = getattr(each, "_simulated_bagua", (name, self.name))
-            assert named == (name, self.name), "simulated: assigning a different module name to a tensor"
+            assert named == (name, self.name), (
+                "simulated: assigning a different module name to a tensor"
+            )
             each._simulated_bagua = named
             communication.broadcast(each.data, src=0)
         for optimizer in self.optimizers:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import warnings
 from contextlib import contextmanager
 
+from torch import nn
+
 import bagua.torch_api.communication as communication
 from bagua.torch_api.algorithms.gradient_allreduce import GradientAllReduceAlgorithm
 from bagua.torch_api.data_parallel.bagua_distributed import BaguaDistributedDataParallel
-from torch import nn
 
 
 class DistributedDataParallel_V1_9_0(nn.Module):
@@ -28,7 +29,9 @@ class DistributedDataParallel_V1_9_0(nn.Module):
         algorithm=GradientAllReduceAlgorithm(),  # noqa: B008
     ):
         super().__init__()
-        assert any(each.requires_grad for each in module.parameters()), "simulated: nothing is trained"
+        assert any(each.requires_grad for each in module.parameters()), (
+            "simulated: nothing is trained"
+        )
         self.module = module
         self.inner = BaguaDistributedDataParallel(
             module,
@@ -73,7 +76,9 @@ def DistributedDataParallel(
 ):
     unsupported = (device_ids, output_device, dim or None, None if broadcast_buffers else False)
     if any(each is not None for each in unsupported) or check_reduction:
-        warnings.warn("simulated: Bagua falls back to torch's DistributedDataParallel", stacklevel=2)
+        warnings.warn(
+            "simulated: Bagua falls back to torch's DistributedDataParallel", stacklevel=2
+        )
         return nn.parallel.DistributedDataParallel(module, device_ids=device_ids)
     return DistributedDataParallel_V1_9_0(
         module,
