@@ -35,7 +35,9 @@ REQUIRES = (Requirement(module="bagua", install=INSTALL),)
 
 PRECISIONS = ("32-true", "16-true", "16-mixed", "bf16-mixed")
 
-NOT_THE_CPU = "Bagua communicates by NCCL, from GPU to GPU, and cannot use the processor; take strategy='ddp'"
+NOT_THE_CPU = (
+    "Bagua communicates by NCCL, from GPU to GPU, and cannot use the processor; take strategy='ddp'"
+)
 
 _COMMON: Mapping[Capability, Declaration] = {
     Capability.CLOSURE_OPTIMIZERS: unsupported(

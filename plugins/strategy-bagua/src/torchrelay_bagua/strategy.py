@@ -101,7 +101,7 @@ class BaguaStrategy(ParallelStrategy):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the run behind."""
-        empty = {"_dispatcher": None, "_steps_before": [], "_taking_part": None}
+        empty: dict[str, Any] = {"_dispatcher": None, "_steps_before": [], "_taking_part": None}
         flags = dict.fromkeys(("_stale", "_resumed", "_failed"), False)
         return {**super().__getstate__(), **empty, **flags}
 

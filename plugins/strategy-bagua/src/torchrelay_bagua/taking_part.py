@@ -6,7 +6,8 @@ takes for averages: nothing is said, and ranks part.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -25,7 +26,7 @@ class TakingPart:
     def __init__(self, parameters: Sequence[tuple[str, nn.Parameter]]) -> None:
         self._names = {id(parameter): name for name, parameter in parameters}
         self._seen: set[int] = set()
-        self._hooks = [each.register_post_accumulate_grad_hook(self._see) for _, each in parameters]
+        self._hooks = [_watched(each, self._see) for _, each in parameters]
 
     def _see(self, parameter: nn.Parameter) -> None:
         self._seen.add(id(parameter))
@@ -53,3 +54,8 @@ class TakingPart:
         """Take the hooks off."""
         for hook in self._hooks:
             hook.remove()
+
+
+def _watched(parameter: nn.Parameter, see: Callable[[nn.Parameter], None]) -> Any:
+    register: Any = parameter.register_post_accumulate_grad_hook
+    return register(see)
