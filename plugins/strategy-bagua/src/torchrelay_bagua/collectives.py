@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast, get_args
 
 import torch
+import torch.distributed as dist
 
 from torchrelay.collectives import Collectives, ReduceOp
 from torchrelay.collectives.gathering import gather_with_gradients
@@ -24,6 +26,7 @@ from torchrelay.environments import ClusterEnvironment
 from torchrelay.errors import ConfigurationError, TorchrelayError
 from torchrelay.tree import flatten
 from torchrelay_bagua import vendor
+from torchrelay_bagua.others import Others
 
 NATIVE = {"mean": "AVG", "sum": "SUM", "min": "MIN", "max": "MAX", "product": "PRODUCT"}
 """torchrelay's operations under the names of Bagua's `ReduceOp`."""
@@ -35,10 +38,15 @@ BITWISE: Mapping[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 }
 """Operations that Bagua has a name for, and NCCL, by which it communicates, has not."""
 
+PATIENCE = 5.0
+"""Seconds that `close` gives torch's process group to finish."""
+
 OPEN_PORT = (
     "Bagua's service listens on every network interface of this machine, without a password, until this process ends; "
     "BAGUA_SERVICE_PORT names its port, which a firewall should close"
 )
+
+_others = Others()
 
 _logger = logging.getLogger("torchrelay")
 
@@ -58,7 +66,7 @@ class BaguaCollectives(Collectives):
         self._autotune = autotune
         self._device = torch.device("cpu")
         self._rank = self._world_size = 0
-        self._connected = False
+        self._connected = self._owns_group = False
         self._before: dict[str, str | None] | None = None
 
     @property
@@ -77,7 +85,7 @@ class BaguaCollectives(Collectives):
         """Meet the other processes; the device has been chosen already. Returns once all are there.
 
         Raises:
-            LaunchError: they cannot be met.
+            LaunchError: they cannot be met, or Bagua is connected to processes that are gone.
             ConfigurationError: Bagua is connected already, to another number of processes.
         """
         rank, size = environment.global_rank, environment.world_size
@@ -88,13 +96,21 @@ class BaguaCollectives(Collectives):
             )
         self._before = vendor.environment()
         os.environ.update(self._variables(environment))
-        if not vendor.is_started():
-            vendor.start(open_store(environment), rank, size, environment.local_world_size)
-            if rank == 0:
-                _logger.warning(OPEN_PORT)
+        if vendor.is_started():
+            _others.check(environment)
+        else:
+            self._meet(environment)
         self._device, self._rank, self._world_size = device, rank, size
         self._connected = True
         vendor.barrier()
+
+    def _meet(self, environment: ClusterEnvironment) -> None:
+        self._owns_group = not dist.is_initialized()
+        rank, size = environment.global_rank, environment.world_size
+        vendor.start(open_store(environment), rank, size, environment.local_world_size)
+        _others.met(environment)
+        if rank == 0:
+            _logger.warning(OPEN_PORT)
 
     def _variables(self, environment: ClusterEnvironment) -> dict[str, str]:
         asked = (
@@ -113,11 +129,25 @@ class BaguaCollectives(Collectives):
         }
 
     def close(self) -> None:
-        """Put the environment back; Bagua has no function that ends its connection."""
+        """Put the environment back; Bagua has no function that ends its connection.
+
+        It makes a process group of torch's, which it does not use; that one goes.
+        """
         self._connected = False
+        if self._owns_group and dist.is_initialized():
+            # The backend waits for operations in flight, which after a failure never end.
+            closing = threading.Thread(target=dist.destroy_process_group, daemon=True)
+            closing.start()
+            closing.join(PATIENCE)
+        self._owns_group = False
         if self._before is not None:
             vendor.restore(self._before)
             self._before = None
+
+    def lose(self) -> None:
+        """Hear that the run has failed, so that the other processes are being ended; no collective."""
+        if self._world_size > 1:
+            _others.lose()
 
     # --- operations -------------------------------------------------------------------------------------
 

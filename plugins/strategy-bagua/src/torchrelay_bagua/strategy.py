@@ -138,9 +138,12 @@ class BaguaStrategy(ParallelStrategy):
         self._failed = False
 
     def on_exception(self, error: BaseException) -> None:
-        """Leave alone what averages in the background: to end it is a collective."""
+        """Leave alone what averages in the background, as to end it is a collective, and meet nobody any more."""
         super().on_exception(error)
         self._failed = True
+        collectives = self.collectives
+        if isinstance(collectives, BaguaCollectives):
+            collectives.lose()
 
     # --- communication ----------------------------------------------------------------------------------
 

@@ -20,7 +20,8 @@ class Machine:
         self.device: int | None = None
         self.kind = "cuda"
         self.service: object = None
-        self.groups = 0
+        self.store: object = None
+        self.groups = self.wires = 0
         self.events: list[str] = []
 
     def choose(self, index: int, stands_in: str = "cuda") -> None:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import pickle
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from bagua.torch_api import env
+from torch.distributed import PrefixStore, ProcessGroupGloo
+from torch.distributed.distributed_c10d import AllreduceOptions, BroadcastOptions
+
+from bagua_simulated.machine import machine
 
 OPERATIONS = {
     "SUM": dist.ReduceOp.SUM,
@@ -32,9 +38,13 @@ class Wire:
 
     def __init__(self, ranks: list[int]) -> None:
         self.ranks, self.size = ranks, len(ranks)
-        self.group = dist.new_group(ranks)
         mine = env.get_rank()
         self.rank = ranks.index(mine) if mine in ranks else None
+        machine.wires += 1
+        if self.rank is not None:
+            # None of torch.distributed's own, which comes and goes.
+            store = PrefixStore(f"bagua_simulated/{machine.wires}", machine.store)
+            self.group = ProcessGroupGloo(store, self.rank, self.size, timedelta(seconds=60))
 
     def reduce(self, tensor: torch.Tensor, op: str) -> None:
         """Combine in place; NCCL has no operations on bits, and its average of integers is one."""
@@ -42,7 +52,9 @@ class Wire:
             raise RuntimeError(f"simulated: NCCL has no operation {op}")
         half = tensor.dtype == torch.float16
         buffer = tensor.float() if half else tensor
-        dist.all_reduce(buffer, OPERATIONS[op], group=self.group)
+        options = AllreduceOptions()
+        options.reduceOp = OPERATIONS[op]
+        self.group.allreduce([buffer], options).wait()
         if op == "AVG":
             buffer.div_(self.size, rounding_mode=None if buffer.is_floating_point() else "trunc")
         if half:
@@ -50,10 +62,21 @@ class Wire:
 
     def gather(self, sent: torch.Tensor, received: torch.Tensor) -> None:
         rows = received.view(self.size, -1)
-        dist.all_gather(list(rows.unbind(0)), sent.reshape(-1).contiguous(), group=self.group)
+        self.group.allgather([list(rows.unbind(0))], [sent.reshape(-1).contiguous()]).wait()
 
     def broadcast(self, tensor: torch.Tensor, src: int) -> None:
-        dist.broadcast(tensor, self.ranks[src], group=self.group)
+        options = BroadcastOptions()
+        options.rootRank = src
+        self.group.broadcast([tensor], options).wait()
+
+    def broadcast_object(self, value: object, src: int) -> object:
+        if self.rank == src:
+            payload = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
+        size = torch.tensor([payload.numel() if self.rank == src else 0])
+        self.broadcast(size, src)
+        received = payload if self.rank == src else torch.empty(int(size), dtype=torch.uint8)
+        self.broadcast(received, src)
+        return value if self.rank == src else pickle.loads(received.numpy().tobytes())
 
     def exchanged(self, sent: torch.Tensor) -> list[torch.Tensor]:
         """What every rank sent, in rank order."""
@@ -67,9 +90,9 @@ class Wires:
 
     def __init__(self, ranks: list[int]) -> None:
         self.everyone = Wire(ranks)
-        nodes = [0] * env.get_world_size()
-        dist.all_gather_object(nodes, env.get_node_rank())
-        within = [[r for r in ranks if nodes[r] == node] for node in sorted(set(nodes))]
+        nodes = [int(each) for each in self.everyone.exchanged(torch.tensor([env.get_node_rank()]))]
+        placed = list(zip(ranks, nodes, strict=True))
+        within = [[rank for rank, at in placed if at == node] for node in sorted(set(nodes))]
         mine = [Wire(each) for each in within]
         self.within = next(each for each in mine if each.rank is not None)
         self.between = Wire([each[0] for each in within])

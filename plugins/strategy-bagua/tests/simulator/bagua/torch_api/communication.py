@@ -46,8 +46,8 @@ def init_process_group(store=None, rank=-1, world_size=-1, local_world_size=-1):
         store = next(dist.rendezvous("env://"))[0]
     else:
         wire.name_ranks(rank, world_size, local_world_size)
-    machine.service = service.met(store)
-    if not dist.is_initialized():
+    machine.service, machine.store = service.met(store), store
+    if not dist.is_initialized():  # which nothing here uses; Bagua makes it all the same
         dist.init_process_group(
             "gloo", store=store, rank=env.get_rank(), world_size=env.get_world_size()
         )
@@ -84,10 +84,7 @@ def broadcast(tensor, src=0, comm=None):
 
 
 def broadcast_object(obj, src=0, comm=None):
-    wires = _everyone(comm)
-    parcel = [obj]
-    dist.broadcast_object_list(parcel, src=src, group=wires.group, device=torch.device("cpu"))
-    return obj if env.get_rank() == src else parcel[0]
+    return _everyone(comm).broadcast_object(obj, src)
 
 
 def barrier(comm=None):
