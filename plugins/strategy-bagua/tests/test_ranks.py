@@ -21,10 +21,13 @@ class Found(dict):
     """What the scenarios left, run when one of them is first asked for."""
 
     def __init__(self, shared):
-        self.shared = shared
+        self.shared, self.failed = shared, set()
 
     def __missing__(self, name):
         names = next(each for each in TOGETHER if name in each)
+        if names in self.failed:
+            pytest.fail("the program failed, as another test shows", pytrace=False)
+        self.failed.add(names)
         self.shared.train("ranks.py", *names, name=name, PYTHONPATH=judges.PYTHONPATH)
         self.update({each: self.shared.results(each) for each in names})
         return self[name]

@@ -61,7 +61,8 @@ def bytegrad_is_within_its_bound(found: Found) -> dict[str, float]:
     first = one["gradients"][0]
     apart = float((first - exact).abs().max())
     # Half a level of each rank's own gradients, then half a level of their average.
-    bound = one["own_error"] + half_a_level(exact + one["own_error"] * torch.sign(exact))
+    own = (half_a_level(one["own"]) + half_a_level(other["own"])) / 2
+    bound = own + half_a_level(exact + own * torch.sign(exact))
     assert 1e-5 < apart <= bound * (1 + 1e-4), (apart, bound)
     assert all(
         torch.equal(*pair) for pair in zip(one["gradients"], other["gradients"], strict=True)
