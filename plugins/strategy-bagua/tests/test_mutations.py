@@ -10,7 +10,7 @@ import judges
 import pytest
 from bagua_simulated.machine import machine
 
-from torchrelay.strategies import ParallelStrategy, Strategy
+from torchrelay.strategies import Strategy
 from torchrelay_bagua import algorithms, refused, strategy, vendor
 from torchrelay_bagua.algorithms import Algorithm, Decentralized
 from torchrelay_bagua.collectives import BaguaCollectives
@@ -47,6 +47,11 @@ def _keeping_steps(self):
     Strategy.unwrap(self)
 
 
+def _once(self):
+    if self.model is self.module:
+        _wrap_again(self)
+
+
 @contextmanager
 def _with_state(optimizers):
     yield
@@ -61,7 +66,7 @@ def _told_nothing(self, environment):
 
 
 _variables = BaguaCollectives._variables
-WEIGHTS, MOMENTS = ParallelStrategy.load_model_state, ParallelStrategy.load_optimizer_state
+_wrap_again = BaguaStrategy._wrap_again
 
 
 # rule, what is broken: its owner, its name, what is in its place; the check that must fail
@@ -76,8 +81,8 @@ TABLE = [
     ("environment", vendor, "restore", _nothing, rules.the_environment_is_put_back),
     ("environment", BaguaCollectives, "_variables", _told_nothing, rules.the_environment_is_put_back),
     ("service", BaguaCollectives, "_variables", _unlucky_tuning, rules.tuning_is_off_unless_asked_for),
-    ("restore", BaguaStrategy, "load_model_state", WEIGHTS, rules.replicas_are_of_the_checkpoint_s_weights),
-    ("restore", BaguaStrategy, "load_optimizer_state", MOMENTS, rules.qadam_goes_on_after_its_warm_up),
+    ("restore", BaguaStrategy, "_wrap_again", _once, rules.replicas_are_of_the_checkpoint_s_weights),
+    ("restore", BaguaStrategy, "_wrap_again", _once, rules.qadam_goes_on_after_its_warm_up),
     ("restore", strategy, "_without_state", _with_state, rules.adam_goes_on),
     ("qadam", refused, "optimizers", _nothing, rules.qadam_has_one_optimizer_of_its_own),
     ("background", vendor, "resume", _nothing, rules.the_background_begins_and_ends),
@@ -130,7 +135,7 @@ BETWEEN = [
     ("averages_of_integers", "talking", judges.collectives_combine_everything),
     ("sends_what_bagua_does_not", "talking", judges.collectives_combine_everything),
     ("bits_by_bagua", "talking", judges.collectives_combine_everything),
-    ("other_optimizer_for_qadam", "qadam", judges.qadam_warms_up_exactly_and_goes_on_in_8_bits),
+    ("options_left_out", "qadam", judges.qadam_warms_up_exactly_and_goes_on_in_8_bits),
 ]  # fmt: skip
 
 

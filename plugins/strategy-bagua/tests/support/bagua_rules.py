@@ -144,9 +144,9 @@ def a_gradient_that_is_missing_is_told() -> None:
 def nothing_is_sent_after_training() -> None:
     module = momentum()
     trainer().fit(module, data())
-    with events() as found:
-        module.training_step(next(iter(data())), 0).backward()
-        assert found == []
+    before = machine.marked
+    module.training_step(next(iter(data())), 0).backward()
+    assert machine.marked == before > 0
 
 
 def optimizers_get_their_step_back() -> None:
@@ -225,8 +225,7 @@ def _resumed(algorithm: Any, module: Any, at: int, steps: int) -> dict[str, torc
 def replicas_are_of_the_checkpoint_s_weights() -> None:
     algorithm = LowPrecisionDecentralized(hierarchical=False)
     whole = fitted(trainer(algorithm, max_steps=6), adamw())
-    # What is rounded differs a little after a resume, as differences are of other replicas.
-    assert apart(_resumed(algorithm, adamw, 3, 6), whole) <= 3e-3
+    assert apart(_resumed(algorithm, adamw, 3, 6), whole) <= NEAR
 
 
 def qadam_goes_on_after_its_warm_up() -> None:

@@ -138,7 +138,7 @@ def async_learns_the_digits(found: Found) -> dict[str, float]:
         for rank in (one, other):
             assert rank["accuracy"] >= 0.93, rank["accuracy"]
             assert rank["events"]["averaged"] >= 5
-            assert rank["events"]["resumed"] == rank["events"]["aborted"] == 1
+            assert rank["events"].get("resumed") == rank["events"].get("aborted") == 1
         assert (one["events"].get("reduced", 0) > 0) is (kind == "warming")
         assert one["most_apart"] > 1e-4
         figures |= {

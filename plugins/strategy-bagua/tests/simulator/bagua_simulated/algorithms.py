@@ -71,6 +71,7 @@ class Gradients(Implementation):
         )
 
     def ready(self, ddp, name, parameter):
+        machine.marked += 1
         for bucket in ddp.buckets:
             if name in bucket.parameters:
                 bucket.check(name, parameter, self.what)

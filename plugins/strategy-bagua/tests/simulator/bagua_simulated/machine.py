@@ -13,6 +13,7 @@ class Machine:
     Attributes:
         device: index that was chosen; None before.
         events: what has been communicated, in order.
+        marked: gradients that have been marked as ready.
         kind: type of the devices whose tensors may be sent: "cuda", unless the processor stands in for them.
     """
 
@@ -21,7 +22,7 @@ class Machine:
         self.kind = "cuda"
         self.service: object = None
         self.store: object = None
-        self.groups = self.wires = 0
+        self.groups = self.wires = self.marked = 0
         self.events: list[str] = []
 
     def choose(self, index: int, stands_in: str = "cuda") -> None:
