@@ -33,6 +33,7 @@ from torchrelay_bagua import (
     algorithms,
     vendor,
 )
+from torchrelay_bagua.others import Others
 from torchrelay_bagua.plugin import (
     CAPABILITIES,
     RELEASE,
@@ -334,3 +335,17 @@ def test_8_bits_are_half_a_level_off_at_most(scale):
 
 def test_the_catalog_of_algorithms_is_complete():
     assert set(algorithms.ALGORITHMS) == set(CAPABILITIES)
+
+
+def test_after_a_failure_nobody_is_met_any_more():
+    made = Others()
+    environment = BaguaEnvironment(LAUNCHED)
+    made.check(environment)
+    made.met(environment)
+    made.check(environment)
+    with rules.refused(LaunchError, "connects once", "start the program again"):
+        made.check(BaguaEnvironment({**LAUNCHED, "MASTER_PORT": "29501"}))
+    made.lose(ValueError("on purpose\nmore"))
+    made.lose(ValueError("what came of it"))
+    with rules.refused(LaunchError, "ValueError: on purpose", "start_method='spawn'"):
+        made.check(environment)

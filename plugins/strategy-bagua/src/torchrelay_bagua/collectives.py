@@ -144,10 +144,10 @@ class BaguaCollectives(Collectives):
             vendor.restore(self._before)
             self._before = None
 
-    def lose(self) -> None:
+    def lose(self, error: BaseException) -> None:
         """Hear that the run has failed, so that the other processes are being ended; no collective."""
         if self._world_size > 1:
-            _others.lose()
+            _others.lose(error)
 
     # --- operations -------------------------------------------------------------------------------------
 

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import time
-
 from torchrelay.environments import ClusterEnvironment
 from torchrelay.errors import LaunchError
-
-GRACE = 30.0
-"""Seconds in which a launcher ends the processes of a run that has failed."""
 
 
 class Others:
@@ -16,28 +11,29 @@ class Others:
 
     def __init__(self) -> None:
         self._where: tuple[str, int, int] | None = None
-        self._lost = False
+        self._failure = ""
 
     def met(self, environment: ClusterEnvironment) -> None:
         """They have been met."""
         self._where = _where(environment)
 
-    def lose(self) -> None:
-        """They are being ended."""
-        self._lost = True
+    def lose(self, error: BaseException) -> None:
+        """They are being ended, as this process has failed."""
+        self._failure = self._failure or f"{type(error).__name__}: {error}".partition("\n")[0]
 
     def check(self, environment: ClusterEnvironment) -> None:
         """Refuse a run with other processes.
 
+        The message has the failure before, which a launcher may hear of from this message alone: Bagua does not let the
+        others know that a connection is over.
+
         Raises:
             LaunchError: they are, and Bagua would wait for those that it was connected to.
         """
-        if self._lost and environment.global_rank:
-            # The launcher is about to end this process, and would take the second failure for the cause of the first.
-            time.sleep(GRACE)
-        if self._lost or self._where not in (None, _where(environment)):
+        if self._failure or self._where not in (None, _where(environment)):
+            why = f", after a run that failed ({self._failure})" if self._failure else ""
             raise LaunchError(
-                "Bagua connects once in a process, and the processes that it was connected to are gone; start the "
+                f"Bagua connects once in a process, and the processes that it was connected to are gone{why}; start the "
                 "program again, or take start_method='spawn', which makes new ones for each run"
             )
 

@@ -143,7 +143,7 @@ class BaguaStrategy(ParallelStrategy):
         self._failed = True
         collectives = self.collectives
         if isinstance(collectives, BaguaCollectives):
-            collectives.lose()
+            collectives.lose(error)
 
     # --- communication ----------------------------------------------------------------------------------
 
@@ -161,7 +161,7 @@ class BaguaStrategy(ParallelStrategy):
             reduce_op: None, "mean" or "avg" for the mean; "sum", "min", "max", "product"; "band", "bor", "bxor".
         """
         refused.group("reduce", group)
-        name = str(reduce_op or "mean").lower().rpartition(".")[2]
+        name = "mean" if reduce_op is None else str(reduce_op).lower().rpartition(".")[2]
         operation: Any = _OPERATIONS.get(name, name)
         return self.collectives.reduce(tensor, operation)
 

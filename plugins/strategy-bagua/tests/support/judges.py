@@ -167,7 +167,7 @@ def collectives_combine_everything(found: Found) -> dict[str, float]:
         talk = rank["talk"]
         for op in ("None", "avg", "mean"):
             assert talk[op].tolist() == [2.25, -3.0]
-        assert talk["SUM"].tolist() == [4.5, -6.0]
+        assert talk["SUM"].tolist() == talk["torch's first"].tolist() == [4.5, -6.0]
         assert talk["min"].tolist() == [1.5, -4.0]
         assert talk["max"].tolist() == talk["torch"].tolist() == [3.0, -2.0]
         assert talk["product"].tolist() == [4.5, 8.0]

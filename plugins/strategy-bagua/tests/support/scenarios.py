@@ -288,6 +288,7 @@ class Talking(Trained):
         self.notes["talk"] = {
             **{str(op): strategy.reduce(mine, reduce_op=op) for op in NAMES},
             "torch": strategy.reduce(mine, reduce_op=dist.ReduceOp.MAX),
+            "torch's first": strategy.reduce(mine, reduce_op=dist.ReduceOp.SUM),
             "integers": strategy.reduce(whole, reduce_op="sum"),
             "fraction": strategy.reduce(torch.tensor([rank])),
             "smallest": talk.reduce(whole, "min"),
