@@ -291,7 +291,6 @@ def test_collectives_that_are_not_connected_say_so():
 def test_another_number_of_processes_is_refused():
     rules.trainer().fit(rules.momentum(), rules.data())
     made = BaguaCollectives()
-    made._world_size = 1
     with rules.refused(ConfigurationError, "1 processes", "8", "another program"):
         made.connect(BaguaEnvironment(LAUNCHED), torch.device("cpu"))
 

@@ -88,19 +88,15 @@ class BaguaCollectives(Collectives):
             LaunchError: they cannot be met, or Bagua is connected to processes that are gone.
             ConfigurationError: Bagua is connected already, to another number of processes.
         """
-        rank, size = environment.global_rank, environment.world_size
-        if self._world_size not in (0, size):
-            raise ConfigurationError(
-                f"Bagua is connected to {self._world_size} processes until this one ends, and the run has {size}; "
-                "start another program for it"
-            )
+        started = vendor.is_started()
+        if started:
+            _others.check(environment)
         self._before = vendor.environment()
         os.environ.update(self._variables(environment))
-        if vendor.is_started():
-            _others.check(environment)
-        else:
+        if not started:
             self._meet(environment)
-        self._device, self._rank, self._world_size = device, rank, size
+        self._rank, self._world_size = environment.global_rank, environment.world_size
+        self._device = device
         self._connected = True
         vendor.barrier()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torchrelay.environments import ClusterEnvironment
-from torchrelay.errors import LaunchError
+from torchrelay.errors import ConfigurationError, LaunchError
 
 
 class Others:
@@ -11,11 +11,12 @@ class Others:
 
     def __init__(self) -> None:
         self._where: tuple[str, int, int] | None = None
+        self._number = 0
         self._failure = ""
 
     def met(self, environment: ClusterEnvironment) -> None:
         """They have been met."""
-        self._where = _where(environment)
+        self._where, self._number = _where(environment), environment.world_size
 
     def lose(self, error: BaseException) -> None:
         """They are being ended, as this process has failed."""
@@ -29,12 +30,18 @@ class Others:
 
         Raises:
             LaunchError: they are, and Bagua would wait for those that it was connected to.
+            ConfigurationError: there are more or fewer of them.
         """
+        if self._number not in (0, environment.world_size):
+            raise ConfigurationError(
+                f"Bagua is connected to {self._number} processes until this one ends, and the run has "
+                f"{environment.world_size}; start another program for it"
+            )
         if self._failure or self._where not in (None, _where(environment)):
             why = f", after a run that failed ({self._failure})" if self._failure else ""
             raise LaunchError(
-                f"Bagua connects once in a process, and the processes that it was connected to are gone{why}; start the "
-                "program again, or take start_method='spawn', which makes new ones for each run"
+                f"Bagua connects once in a process, and the processes that it was connected to are gone{why}; start "
+                "the program again, or take start_method='spawn', which makes new ones for each run"
             )
 
 
