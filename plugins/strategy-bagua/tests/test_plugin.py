@@ -29,6 +29,7 @@ from torchrelay_bagua import (
     BaguaEnvironment,
     BaguaStrategy,
     Decentralized,
+    GradientAllreduce,
     LowPrecisionDecentralized,
     algorithms,
     vendor,
@@ -141,6 +142,22 @@ def test_an_algorithm_s_options_stay():
 def test_an_option_that_nobody_has_is_refused():
     with pytest.raises(TypeError):
         BaguaStrategy(sync_interval=1)
+
+
+def test_sums_are_refused_in_manual_optimization():
+    module = rules.momentum()
+    module.automatic_optimization = False
+    with rules.refused(TorchrelayError, "average=False", "manual optimization"):
+        rules.trainer(GradientAllreduce(average=False)).fit(module, rules.data())
+
+
+def test_what_bagua_says_while_it_wraps_is_what_is_told(monkeypatch):
+    def broken(*args, **options):
+        raise RuntimeError("sparse gradient not supported yet")
+
+    monkeypatch.setattr(vendor, "wrap", broken)
+    with pytest.raises(RuntimeError, match="sparse gradient"):
+        rules.trainer().fit(rules.momentum(), rules.data())
 
 
 # --- the environment ------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from torchrelay.collectives import Collectives
 from torchrelay.environments import LocalEnvironment
 from torchrelay.errors import ConfigurationError
 from torchrelay.launchers import Launcher, MultiProcessingLauncher, ScriptLauncher
-from torchrelay.plugin import Capabilities
+from torchrelay.plugin import Capabilities, Capability
 from torchrelay.strategies import (
     Build,
     Needs,
@@ -128,6 +128,11 @@ class BaguaStrategy(ParallelStrategy):
         found = vendor.examined()
         if found is not None:
             reasons.append(found)
+        by_hand = needs.capabilities.get(Capability.MANUAL_OPTIMIZATION)
+        if by_hand and not getattr(self.algorithm, "average", True):
+            reasons.append(
+                f"average=False: {by_hand} has manual optimization, in which gradients are averaged; leave it out"
+            )
         return [*reasons, *self.algorithm.refusals(needs.plan, self.world_size, self.num_nodes)]
 
     # --- process life -----------------------------------------------------------------------------------
@@ -230,7 +235,7 @@ class BaguaStrategy(ParallelStrategy):
 
     def unwrap(self) -> None:
         """Let go of the wrapper, and give optimizers their own `step` back."""
-        if self._dispatcher is not None:
+        if self._dispatcher is not None and self.model is not self.module:
             self._rest()
             vendor.silence(self.model)
         for optimizer, step in self._steps_before:
