@@ -19,7 +19,8 @@ DOC = Path(__file__).parents[3] / "docs" / "contract.md"
 
 
 CONTEXTS = ("stage", "accumulating", "grad_off")
-QUIET = ("bind", "raw_step", "step_function")  # before everything, or once for each step function
+# Before everything, once for each step function, or once for each tensor of a batch.
+QUIET = ("bind", "raw_step", "step_function", "tensor_to_device")
 
 
 def recorded(name: str, method: Any) -> Any:

@@ -177,8 +177,8 @@ def _cause(folder: Path, children: list[Any], error: Exception) -> Exception:
 
 
 def _rank_in(folder: Path, process: int) -> int:
-    """The first rank that a process has said to be; 0 if it has not come so far."""
-    return min((int(each.name) for each in folder.glob(f"{PLACES}/{process}/*")), default=0)
+    """The last rank that a process has said to be, as those that are its threads end together; 0 before it has."""
+    return max((int(each.name) for each in folder.glob(f"{PLACES}/{process}/*")), default=0)
 
 
 def _say_place(folder: Path, rank: int) -> None:

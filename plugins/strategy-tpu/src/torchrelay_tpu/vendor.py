@@ -165,16 +165,23 @@ def use_spmd() -> None:
     Raises:
         LaunchError: a device has been used otherwise in this process.
     """
-    if _SPMD in _set or _runtime().is_spmd():
-        return  # `start` sets it again, if torchrelay had it set
+    if _SPMD in _set:
+        return  # `start` sets it again
     before = dict(os.environ)
+    try:
+        if not _runtime().is_spmd():
+            _begin_spmd()
+    finally:
+        _note_changes(before)
+
+
+def _begin_spmd() -> None:
     if _xla()._XLAC._xla_get_spmd_config_is_locked():  # noqa: SLF001 - what use_spmd asks itself
         raise LaunchError(
             "XLA has been used in this process, device by device, and cannot take all devices for one any more; begin "
             "with the SPMD strategy, in a process of its own"
         )
     _runtime().use_spmd()
-    _note_changes(before)
 
 
 def divides_all(there: int) -> str:
