@@ -12,6 +12,7 @@ import bagua_rules as rules
 import pytest
 import torch
 from bagua.torch_api import communication
+from bagua.torch_api.data_parallel import DistributedDataParallel
 from bagua_simulated import compression
 from bagua_simulated.machine import Machine, machine
 
@@ -337,6 +338,27 @@ def test_a_second_connection_is_an_error():
     rules.trainer().fit(rules.momentum(), rules.data())
     with pytest.raises(RuntimeError, match="there already"):
         communication.init_process_group()
+
+
+def test_bagua_s_own_search_for_unused_parameters_sends_twice_or_not_at_all(monkeypatch):
+    rules.trainer().fit(rules.momentum(), rules.data())
+    monkeypatch.setenv("BAGUA_DEFAULT_BUCKET_SIZE", "1")  # a bucket for each
+
+    class Either(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.ways = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(2))
+
+        def forward(self, x, way):
+            return self.ways[way](x)
+
+    algorithm = vendor.algorithm("gradient_allreduce", {})
+    wrapper = DistributedDataParallel(Either(), find_unused_parameters=True, algorithm=algorithm)
+    with rules.events() as found:
+        wrapper(torch.ones(1, 2), 1).sum().backward()
+        assert found == ["reduced"] * 4  # two buckets
+        wrapper(torch.ones(1, 2), 0).sum().backward()
+        assert found == ["reduced"] * 4  # whole ones wait for those before them
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])

@@ -85,6 +85,17 @@ def test_the_formats_are_the_wheel_s():
     assert named == set(vendor.TYPES)
 
 
+def test_the_wheel_s_search_for_unused_parameters_is_what_the_simulator_s_does():
+    inner = f"{TOP}.data_parallel.bagua_distributed"
+    kind = "BaguaDistributedDataParallel"
+    again = wheel.text(inner, f"{kind}._bagua_autotune_get_buckets")
+    assert "self._bagua_tensor_map[y['name']]" in again  # all that were registered
+    assert "init_post_backward_hook(self)()" in wheel.text(inner, f"{kind}._delay_allreduce")
+    hooks = wheel.text(inner, f"{kind}._register_autograd_hooks")
+    first, second = "init_post_backward_hook(self)()", "self._delay_allreduce()"
+    assert hooks.index(first) < hooks.index("self._reset_buckets()") < hooks.index(second)
+
+
 # --- algorithms -----------------------------------------------------------------------------------------
 
 

@@ -48,7 +48,6 @@ class BaguaStrategy(ParallelStrategy):
         algorithm: a name ("gradient_allreduce", "bytegrad", "decentralized", "low_precision_decentralized", "async",
             "qadam"), or one with options, such as `Decentralized(peer_selection_mode="shift_one")`.
         flatten: let what a bucket sends lie side by side in memory; "async" needs it.
-        find_unused_parameters: look for parameters that take no part in a step.
         autotune: let Bagua's service try sizes of buckets while training; as BAGUA_AUTOTUNE says when None, and not at
             all where that is not set.
         start_method: how processes come into being when nobody has made them: "script" runs this script again in each,
@@ -66,7 +65,6 @@ class BaguaStrategy(ParallelStrategy):
         algorithm: str | Algorithm = "gradient_allreduce",
         *,
         flatten: bool = True,
-        find_unused_parameters: bool = False,
         autotune: bool | None = None,
         start_method: StartMethod = "script",
         **components: Any,
@@ -88,7 +86,6 @@ class BaguaStrategy(ParallelStrategy):
                 "give collectives=BaguaCollectives(autotune=...)"
             )
         self.flatten = flatten
-        self.find_unused_parameters = find_unused_parameters
         self.autotune = autotune
         self.start_method = start_method
         self._forget()
@@ -211,7 +208,6 @@ class BaguaStrategy(ParallelStrategy):
                 self.optimizers,
                 vendor.algorithm(self.algorithm.name, self._arguments),
                 flatten=self.flatten,
-                find_unused_parameters=self.find_unused_parameters,
             )
         if self._manual:
             vendor.silence(self.model)
@@ -293,7 +289,7 @@ class BaguaStrategy(ParallelStrategy):
     def _watches_gradients(self) -> bool:
         """Whether a gradient that is missing would keep others from being sent."""
         late = self.algorithm.averages_weights and not getattr(self.algorithm, "warmup_steps", 0)
-        return self._wraps and not late and not self.find_unused_parameters
+        return self._wraps and not late
 
     def raw_step(self, name: str) -> Callable[..., Any]:
         """Training goes through the wrapper; evaluation, and manual optimization, through the bare module."""

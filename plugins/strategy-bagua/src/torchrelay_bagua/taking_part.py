@@ -1,7 +1,9 @@
 """Which parameters take part in a backward pass.
 
 Bagua sends a bucket when all gradients in it are there. One that is missing keeps back the others, which each rank then
-takes for averages: nothing is said, and ranks part.
+takes for averages: nothing is said, and ranks part. Its own option `find_unused_parameters` does not mend that: it makes
+buckets of all parameters again (`_reset_buckets` in bagua/torch_api/data_parallel/bagua_distributed.py), marks those
+that were used (`_delay_allreduce`), so that the same bucket still waits, and combines the whole ones a second time.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ class TakingPart:
         more = f" and {len(missing) - FEW} more" if len(missing) > FEW else ""
         raise UnsupportedError(
             f"unused in this step: {', '.join(missing[:FEW])}{more}; Bagua then sends none of the gradients beside "
-            "them; take BaguaStrategy(find_unused_parameters=True), or add 0 * parameter.sum() to the loss"
+            "them; add 0 * p.sum() to the loss for each such parameter p"
         )
 
     def close(self) -> None:

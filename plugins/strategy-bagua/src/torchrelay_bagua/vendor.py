@@ -199,7 +199,6 @@ def wrap(
     algorithm: Any,
     *,
     flatten: bool,
-    find_unused_parameters: bool,
 ) -> nn.Module:
     """Bagua's wrapper, which sends rank 0's trained weights and replaces `step` of each optimizer. Collective.
 
@@ -209,14 +208,12 @@ def wrap(
         optimizers: of the model's parameters.
         algorithm: what `algorithm` made.
         flatten: let gradients, or weights, lie side by side in memory.
-        find_unused_parameters: look for parameters that take no part in a step.
     """
     parallel = module("data_parallel")
     model.bagua_module_name = name  # type: ignore[assignment]  # Bagua's property of every module
     wrapper: nn.Module = parallel.DistributedDataParallel(
         model,
         gradient_as_bucket_view=flatten,
-        find_unused_parameters=find_unused_parameters,
         optimizers=list(optimizers),
         algorithm=algorithm,
     )

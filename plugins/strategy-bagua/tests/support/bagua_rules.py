@@ -136,9 +136,15 @@ def a_gradient_that_is_missing_is_told() -> None:
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             return self.net[0](batch[0]).square().mean()
 
-    with refused(UnsupportedError, "unused", "net.2.weight", "find_unused_parameters=True"):
+    class Whole(Half):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(batch, batch_idx) + 0 * sum(p.sum() for p in self.parameters())
+
+    with refused(UnsupportedError, "unused", "net.2.weight", "add 0 * p.sum() to the loss"):
         trainer().fit(Half(), data())
-    trainer(own={"find_unused_parameters": True}).fit(Half(), data())
+    with events() as found:
+        trainer().fit(Whole(), data())
+        assert found == ["reduced"] * BATCHES
 
 
 def nothing_is_sent_after_training() -> None:

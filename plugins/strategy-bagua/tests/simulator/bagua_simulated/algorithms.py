@@ -61,10 +61,10 @@ class Gradients(Implementation):
         self.hierarchical, self.average = hierarchical, average
 
     def buckets(self, ddp):
-        for _, each in ddp.parameters():
+        for _, each in ddp.registered:
             ensure_gradient(each)
         return buckets_of(
-            ddp.parameters(),
+            ddp.registered,
             lambda group: Bucket(
                 group, gradient, put_gradient, ddp.flatten, self.wires.everyone.size
             ),
@@ -114,7 +114,7 @@ class Weights(Implementation):
         self.hierarchical, self.interval = hierarchical, interval
 
     def buckets(self, ddp):
-        return [Bucket(list(reversed(ddp.parameters())), itself, None, ddp.flatten)]
+        return [Bucket(list(reversed(ddp.registered)), itself, None, ddp.flatten)]
 
     def due(self, ddp):
         return (ddp.counter - 1) % self.interval == 0
@@ -161,7 +161,7 @@ class Ring(Weights):
         stepped = {
             id(p) for o in ddp.optimizers for group in o.param_groups for p in group["params"]
         }
-        for name, each in ddp.parameters():
+        for name, each in ddp.registered:
             if id(each) not in stepped:
                 raise RuntimeError(f"simulated: parameter {name} is not used by the optimizers")
         (bucket,) = super().buckets(ddp)
@@ -210,7 +210,7 @@ class Background(Implementation):
         assert ddp.flatten, "simulated: the algorithm supports do_flatten=True only"
         if self.step < self.warmup:
             return self.warming.buckets(ddp)
-        return [Bucket(list(reversed(ddp.parameters())), itself, None, True)]
+        return [Bucket(list(reversed(ddp.registered)), itself, None, True)]
 
     def before_forward(self, ddp):
         if self.step <= self.warmup:
@@ -308,10 +308,10 @@ class Momentum(Bytes):
     def buckets(self, ddp):
         if self.warming:
             return super().buckets(ddp)
-        for _, each in ddp.parameters():
+        for _, each in ddp.registered:
             ensure_gradient(each)
         return buckets_of(
-            ddp.parameters(),
+            ddp.registered,
             lambda group: Bucket(
                 group, self._momentum, self._put_momentum, ddp.flatten, self.wires.everyone.size
             ),

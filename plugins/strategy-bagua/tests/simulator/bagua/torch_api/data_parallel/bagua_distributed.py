@@ -27,7 +27,7 @@ class BaguaDistributedDataParallel:
         self.flatten, self.find_unused = gradient_as_bucket_view, find_unused_parameters
         self.require_backward_grad_sync = True
         self.counter, self._queued, self._used = 0, False, set()
-        self.buckets = []
+        self.registered, self.buckets, self._in_use = [], [], set()
         for hook in vars(module).pop("_simulated_hooks", []):
             hook.remove()
         self._hooks = [module.register_forward_pre_hook(self._before_forward)]
@@ -62,7 +62,18 @@ class BaguaDistributedDataParallel:
             communication.broadcast(each.data, src=0)
         for optimizer in self.optimizers:
             self._send_state(optimizer)
+        self.registered = self.parameters()
+        self._reset_buckets()
+
+    def _reset_buckets(self):
+        # Of all that are registered, whatever is used.
         self.buckets = self.bagua_algorithm.buckets(self)
+        self._in_use = {name for name, _ in self.parameters()}
+
+    def _delay_allreduce(self):
+        for name, each in self.parameters():
+            self.bagua_algorithm.ready(self, name, each)
+            self.bagua_algorithm.after_backward(self)
 
     def _send_state(self, optimizer):
         if isinstance(optimizer, torch.optim.LBFGS):
@@ -116,7 +127,8 @@ class BaguaDistributedDataParallel:
         def ready(parameter):
             if not self.require_backward_grad_sync:
                 return
-            self._used.add(name)
+            if self.find_unused:
+                self._used.add(name)
             self.bagua_algorithm.ready(self, name, parameter)
             if not self._queued:
                 self._queued = True
@@ -125,10 +137,8 @@ class BaguaDistributedDataParallel:
         return ready
 
     def _after_backward(self):
-        held = {name for bucket in self.buckets for name in bucket.parameters}
-        if self.find_unused and held != self._used:
-            self.buckets = self.bagua_algorithm.buckets(self)
-            for name, each in self.parameters():
-                self.bagua_algorithm.ready(self, name, each)
         self.bagua_algorithm.after_backward(self)
+        if self.find_unused and self._used != self._in_use:
+            self._reset_buckets()
+            self._delay_allreduce()
         assert machine.device is not None
