@@ -93,6 +93,8 @@ TABLE = [
     ("refused", BaguaStrategy, "check_optimizers", _nothing, rules.lbfgs_is_refused),
     ("refused", refused, "group", _nothing, rules.a_group_is_refused),
     ("refused", BaguaStrategy, "refusals", _no_reasons, rules.the_processor_is_refused),
+    ("refused", BaguaStrategy, "refusals", _no_reasons, rules.other_accelerators_are_refused),
+    ("devices", BaguaStrategy, "_misplaced", _no_reasons, rules.devices_other_than_the_local_ranks_are_refused),
     ("refused", Algorithm, "refusals", _no_reasons, rules.intervals_and_windows_are_refused),
     ("refused", Decentralized, "refusals", Algorithm.refusals, rules.pairs_of_an_odd_number_are_refused),
 ]  # fmt: skip

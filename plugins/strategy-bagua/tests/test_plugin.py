@@ -145,6 +145,16 @@ def test_an_option_that_nobody_has_is_refused():
         BaguaStrategy(sync_interval=1)
 
 
+@pytest.mark.parametrize("alias", SPECS)
+def test_a_scaled_loss_is_refused_where_a_rank_must_not_skip_a_step(alias):
+    algorithm = SPECS[alias].presets["algorithm"]
+    if algorithm in ("low_precision_decentralized", "qadam"):
+        with rules.refused(TorchrelayError, "precision='16-mixed'", "32-true", "bf16-mixed"):
+            rules.trainer(algorithm, precision="16-mixed")
+        return
+    rules.trainer(algorithm, precision="16-mixed").fit(rules.momentum(), rules.data())
+
+
 def test_sums_are_refused_in_manual_optimization():
     module = rules.momentum()
     module.automatic_optimization = False

@@ -85,6 +85,11 @@ def test_the_formats_are_the_wheel_s():
     assert named == set(vendor.TYPES)
 
 
+def test_the_wheel_communicates_on_the_device_of_the_local_rank():
+    for name in ("get_communicator", "get_backend"):
+        assert "device_id=get_local_rank()" in wheel.text(f"{TOP}.communication", name)
+
+
 def test_the_wheel_s_search_for_unused_parameters_is_what_the_simulator_s_does():
     inner = f"{TOP}.data_parallel.bagua_distributed"
     kind = "BaguaDistributedDataParallel"

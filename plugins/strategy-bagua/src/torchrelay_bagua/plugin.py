@@ -35,6 +35,12 @@ REQUIRES = (Requirement(module="bagua", install=INSTALL),)
 
 PRECISIONS = ("32-true", "16-true", "16-mixed", "bf16-mixed")
 
+UNSCALED = ("32-true", "16-true", "bf16-mixed")
+"""Those whose loss is not scaled."""
+
+ACCELERATORS = {"cuda"}
+"""The accelerators that it runs on; tests add the one that stands in for GPUs."""
+
 NOT_THE_CPU = (
     "Bagua communicates by NCCL, from GPU to GPU, and cannot use the processor; take strategy='ddp'"
 )
@@ -99,7 +105,9 @@ CAPABILITIES: Mapping[str, Capabilities] = {
                 Capability.MANUAL_OPTIMIZATION: _BY_HAND,
                 Capability.CLIP_BY_NORM: _LOCAL,
                 Capability.CLIP_BY_VALUE: _LOCAL,
-            }
+            },
+            # A scaler skips a step on the rank whose gradients overflow, and this one communicates in the step.
+            UNSCALED if name == "low_precision_decentralized" else PRECISIONS,
         )
         for name in ("decentralized", "low_precision_decentralized", "async")
     },
@@ -112,7 +120,7 @@ CAPABILITIES: Mapping[str, Capabilities] = {
             Capability.GRADIENTS_VISIBLE: _MOMENTUM,
         },
         # The momentum would be of scaled gradients.
-        ("32-true", "16-true", "bf16-mixed"),
+        UNSCALED,
     ),
 }
 """What each algorithm of Bagua's can do, by its name there."""

@@ -29,7 +29,7 @@ from torchrelay_bagua.algorithms import Algorithm, AsyncAverage, QAdam, algorith
 from torchrelay_bagua.averaging import average_weights, averaged_state
 from torchrelay_bagua.collectives import BaguaCollectives
 from torchrelay_bagua.names import name_of
-from torchrelay_bagua.plugin import CAPABILITIES, NOT_THE_CPU
+from torchrelay_bagua.plugin import ACCELERATORS, CAPABILITIES, NOT_THE_CPU
 from torchrelay_bagua.taking_part import TakingPart
 
 StartMethod = Literal["script", "spawn", "fork"]
@@ -120,17 +120,33 @@ class BaguaStrategy(ParallelStrategy):
     def refusals(self, needs: Needs) -> list[str]:
         """No processor, no Bagua that is not for this Python and CUDA, nothing that the algorithm cannot do."""
         reasons = super().refusals(needs)
-        if self.accelerator.name in ("cpu", "mps"):
+        if self.accelerator.name not in ACCELERATORS:
             return [*reasons, f"accelerator={self.accelerator.name!r}: {NOT_THE_CPU}"]
         found = vendor.examined()
         if found is not None:
             reasons.append(found)
+        reasons += self._misplaced()
         by_hand = needs.capabilities.get(Capability.MANUAL_OPTIMIZATION)
         if by_hand and not getattr(self.algorithm, "average", True):
             reasons.append(
                 f"average=False: {by_hand} has manual optimization, in which gradients are averaged; leave it out"
             )
         return [*reasons, *self.algorithm.refusals(needs.plan, self.world_size, self.num_nodes)]
+
+    def _misplaced(self) -> list[str]:
+        """Devices in an order that Bagua does not use: it takes the local rank for the index.
+
+        `get_communicator` and `get_backend` in bagua/torch_api/communication.py.
+        """
+        chosen = self.parallel_devices
+        if chosen is None:
+            chosen = [self.accelerator.device(index) for index in self.devices]
+        if all(device.index == rank for rank, device in enumerate(chosen)):
+            return []
+        return [
+            f"the devices are {', '.join(map(str, chosen))}, and Bagua communicates on those with the local ranks as "
+            f"indices, 0 to {len(chosen) - 1}; name others in CUDA_VISIBLE_DEVICES, and take devices={len(chosen)}"
+        ]
 
     # --- process life -----------------------------------------------------------------------------------
 

@@ -6,7 +6,9 @@ import os
 from collections.abc import Iterable
 
 from torchrelay.plugin import AcceleratorSpec, Hardware, StrategySpec, hookimpl
-from torchrelay_bagua.plugin import CAPABILITIES, DESCRIPTIONS, PRECISIONS, alias_of
+from torchrelay_bagua.plugin import ACCELERATORS, CAPABILITIES, DESCRIPTIONS, PRECISIONS, alias_of
+
+ACCELERATORS.add("bagua_sim")
 
 
 def probe() -> Hardware:
@@ -23,7 +25,6 @@ def torchrelay_accelerators() -> Iterable[AcceleratorSpec]:
         probe="bagua_simulator:probe",
         description="The processor in the place of GPUs, under a simulator of Bagua, for tests",
         priority=0,
-        indexed=False,
         default_strategy="bagua",
         precisions=PRECISIONS,
     )

@@ -23,8 +23,12 @@ class SimulatedGPUAccelerator(CPUAccelerator):
         """How many it has."""
         return probe().count
 
+    def device(self, index: int) -> torch.device:
+        """The processor, by the index of the GPU that it stands in for."""
+        return torch.device("cpu", index)
+
     def setup_device(self, device: torch.device) -> None:
         """Choose the device, as `torch.cuda.set_device` does."""
         from bagua_simulated.machine import machine
 
-        machine.choose(0, stands_in=device.type)
+        machine.choose(device.index or 0, stands_in=device.type)

@@ -26,6 +26,7 @@ from torchrelay_bagua import (
     BaguaStrategy,
     Decentralized,
     LowPrecisionDecentralized,
+    plugin,
     vendor,
 )
 
@@ -95,6 +96,16 @@ def refused(kind: type[Exception], *words: str) -> Iterator[None]:
         assert all(word in text for word in words), text
         return
     raise AssertionError(f"not refused by {kind.__name__}")
+
+
+@contextmanager
+def kept(names: set[str]) -> Iterator[None]:
+    """A set that is to be as it was."""
+    before = set(names)
+    try:
+        yield
+    finally:
+        names.update(before)
 
 
 @contextmanager
@@ -334,6 +345,19 @@ def the_processor_is_refused() -> None:
         trainer(accelerator="cpu").fit(Regression(), data())
 
 
+def devices_other_than_the_local_ranks_are_refused() -> None:
+    chosen = [torch.device("cpu", 1)]
+    for options in ({"devices": [1]}, {"devices": "auto", "own": {"parallel_devices": chosen}}):
+        with refused(UnsupportedError, "cpu:1", "local ranks", "CUDA_VISIBLE_DEVICES", "devices=1"):
+            trainer(**options).fit(momentum(), data())
+
+
+def other_accelerators_are_refused() -> None:
+    with kept(plugin.ACCELERATORS), refused(UnsupportedError, "'bagua_sim'", "strategy='ddp'"):
+        plugin.ACCELERATORS.discard("bagua_sim")
+        trainer().fit(momentum(), data())
+
+
 def intervals_and_windows_are_refused() -> None:
     algorithm = Decentralized(communication_interval=2)
     with refused(UnsupportedError, "communication_interval=2", "accumulate_grad_batches=2"):
@@ -355,6 +379,7 @@ HELPERS = {
         "fitted",
         "apart",
         "refused",
+        "kept",
         "events",
         "adamw",
         "momentum",

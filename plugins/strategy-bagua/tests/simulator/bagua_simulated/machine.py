@@ -29,6 +29,12 @@ class Machine:
         """Choose a device, as `torch.cuda.set_device` does; declare what stands in for GPUs."""
         self.device, self.kind = index, stands_in
 
+    def connect(self, local_rank: int) -> None:
+        """Make a communicator, which is on the device whose index is the local rank."""
+        assert self.device == local_rank, (
+            f"simulated NCCL error: tensors are on device {self.device}, the communicator on {local_rank}"
+        )
+
     def check(self, tensor: torch.Tensor) -> None:
         """Refuse what Bagua does not send."""
         assert tensor.device.type == self.kind, "simulated: the tensor must be CUDA and dense"

@@ -40,6 +40,7 @@ class Wire:
         self.ranks, self.size = ranks, len(ranks)
         mine = env.get_rank()
         self.rank = ranks.index(mine) if mine in ranks else None
+        machine.connect(env.get_local_rank())
         machine.wires += 1
         if self.rank is not None:
             # None of torch.distributed's own, which comes and goes.
