@@ -76,6 +76,8 @@ TABLE = [
     ("missing", TakingPart, "check", _nothing, rules.a_gradient_that_is_missing_is_told),
     ("afterwards", vendor, "silence", _nothing, rules.nothing_is_sent_after_training),
     ("step", BaguaStrategy, "unwrap", _keeping_steps, rules.optimizers_get_their_step_back),
+    ("objects", vendor, "release", _nothing, rules.a_trained_module_can_be_pickled),
+    ("objects", vendor, "release", _nothing, rules.a_part_is_trained_in_another_module),
     ("names", strategy, "name_of", _new_name, rules.a_module_is_trained_again),
     ("formats", refused, "formats", _nothing, rules.half_weights_are_refused),
     ("environment", vendor, "restore", _nothing, rules.the_environment_is_put_back),

@@ -85,6 +85,14 @@ def test_the_formats_are_the_wheel_s():
     assert named == set(vendor.TYPES)
 
 
+def test_what_vendor_takes_off_is_what_the_wheel_puts_on():
+    text = wheel.text(f"{TOP}.tensor", "BaguaTensor.ensure_bagua_tensor")
+    assert set(re.findall(r"self\.(\w+) = ", text)) == set(vendor.OF_A_TENSOR)
+    inner = f"{TOP}.data_parallel.bagua_distributed.BaguaDistributedDataParallel"
+    text = wheel.text(f"{TOP}.data_parallel.bagua_distributed", f"{inner.rpartition('.')[2]}._register_optimizer_hooks")
+    assert set(re.findall(r"optimizer\.(\w+) = ", text)) == {vendor.OF_AN_OPTIMIZER, "step"}
+
+
 def test_the_wheel_communicates_on_the_device_of_the_local_rank():
     for name in ("get_communicator", "get_backend"):
         assert "device_id=get_local_rank()" in wheel.text(f"{TOP}.communication", name)

@@ -246,7 +246,8 @@ class BaguaStrategy(ParallelStrategy):
             frozen[name].copy_(value)
 
     def unwrap(self) -> None:
-        """Let go of the wrapper, and give optimizers their own `step` back."""
+        """Let go of the wrapper, take Bagua's objects off, and give optimizers their own `step` back."""
+        running = self._resumed and self._failed  # the thread in the background has parameters in its hands
         if self._dispatcher is not None and self.model is not self.module:
             self._rest()
             vendor.silence(self.model)
@@ -254,6 +255,8 @@ class BaguaStrategy(ParallelStrategy):
             vars(optimizer).pop("step", None)
             if step is not None:
                 vars(optimizer)["step"] = step
+        if self._dispatcher is not None and not running:
+            vendor.release(self.module.parameters(), self.optimizers)
         if self._taking_part is not None:
             self._taking_part.close()
         super().unwrap()

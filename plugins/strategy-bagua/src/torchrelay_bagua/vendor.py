@@ -11,7 +11,7 @@ import importlib.util
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from importlib import import_module
 from typing import Any
@@ -36,6 +36,21 @@ VARIABLES = (
 
 TYPES = frozenset({torch.float16, torch.float32, torch.int64, torch.uint8})
 """What Bagua sends (`to_bagua_datatype` in bagua/torch_api/utils.py)."""
+
+OF_A_TENSOR = (
+    "bagua_tensor_name",
+    "bagua_module_name",
+    "bagua_backend",
+    "_bagua_getter_closure",
+    "_bagua_setter_closure",
+    "_bagua_backend_tensor",
+    "_bagua_ready_event",
+    "_bagua_bucket",
+)
+"""What Bagua leaves on a parameter (`ensure_bagua_tensor` in bagua/torch_api/tensor.py)."""
+
+OF_AN_OPTIMIZER = "_bagua_original_step"
+"""What it leaves on an optimizer (`_register_optimizer_hooks` in bagua/torch_api/data_parallel/bagua_distributed.py)."""
 
 
 # --- what is installed ----------------------------------------------------------------------------------
@@ -229,6 +244,18 @@ def no_sync(wrapper: Any) -> AbstractContextManager[Any]:
 def silence(wrapper: Any) -> None:
     """Let the wrapper's hooks, which stay on the parameters, do nothing any more."""
     wrapper.inner.require_backward_grad_sync = False
+
+
+def release(parameters: Iterable[nn.Parameter], optimizers: Iterable[Optimizer]) -> None:
+    """Take Bagua's objects off parameters and optimizers; those of the native code cannot be pickled.
+
+    Another model may then have the parameters, under a name of its own.
+    """
+    for parameter in parameters:
+        for name in OF_A_TENSOR:
+            vars(parameter).pop(name, None)
+    for optimizer in optimizers:
+        vars(optimizer).pop(OF_AN_OPTIMIZER, None)
 
 
 def resume(wrapper: Any) -> None:

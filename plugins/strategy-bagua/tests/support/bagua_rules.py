@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -175,7 +176,23 @@ def optimizers_get_their_step_back() -> None:
 
     trainer("low_precision_decentralized").fit(Keeps(), data())
     assert len(kept) == 1
-    assert "step" not in vars(kept[0])
+    assert not {"step", vendor.OF_AN_OPTIMIZER} & vars(kept[0]).keys()
+
+
+def a_trained_module_can_be_pickled() -> None:
+    module = momentum()
+    trainer().fit(module, data())
+    copy = pickle.loads(pickle.dumps(module.net))
+    assert apart(dict(copy.state_dict()), dict(module.net.state_dict())) == 0
+    assert not any(vars(each) for each in module.parameters())
+
+
+def a_part_is_trained_in_another_module() -> None:
+    first, second = momentum(), momentum()
+    trainer().fit(first, data())
+    second.encoder = torch.nn.Sequential(first.net, torch.nn.Identity())
+    second.net = second.encoder[0]
+    trainer("decentralized").fit(second, data())
 
 
 def a_module_is_trained_again() -> None:

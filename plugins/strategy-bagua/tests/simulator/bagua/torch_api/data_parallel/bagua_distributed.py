@@ -7,6 +7,7 @@ from types import MethodType
 import torch
 from bagua_simulated.algorithms import ensure_gradient
 from bagua_simulated.machine import machine
+from bagua_simulated.objects import leave_on
 
 from bagua.torch_api import communication
 
@@ -54,11 +55,7 @@ class BaguaDistributedDataParallel:
         for name, each in self.parameters():
             if each.dtype not in (torch.float32, torch.float16):
                 raise ValueError(f"simulated: unsupported data type {each.dtype}")
-            named = getattr(each, "_simulated_bagua", (name, self.name))
-            assert named == (name, self.name), (
-                "simulated: assigning a different module name to a tensor"
-            )
-            each._simulated_bagua = named
+            leave_on(each, name, self.name)
             communication.broadcast(each.data, src=0)
         for optimizer in self.optimizers:
             self._send_state(optimizer)
@@ -95,11 +92,11 @@ class BaguaDistributedDataParallel:
         communication.broadcast_object([group["lr"] for group in optimizer.param_groups], src=0)
 
     def _replace_step(self, optimizer):
-        if not hasattr(optimizer, "_simulated_step"):
-            optimizer._simulated_step = optimizer.step
+        if not hasattr(optimizer, "_bagua_original_step"):
+            optimizer._bagua_original_step = optimizer.step
 
         def step(own, *args, **kwargs):
-            result = own._simulated_step(*args, **kwargs)
+            result = own._bagua_original_step(*args, **kwargs)
             self.bagua_algorithm.after_step(self, own)
             return result
 
