@@ -42,13 +42,8 @@ class TestDecentralizedComposition(family_tests("composition")):
 
 class TestAsyncFailure(family_tests("failure")):
     subject = subject("bagua_async")
-
-    @pytest.mark.xfail(
-        reason="when weights are averaged is a matter of time, so no two runs are alike",
-        strict=False,
-    )
-    def test_failure_a_second_fit_works(self):
-        super().test_failure_a_second_fit_works()
+    # It compares two runs, and when weights are averaged is a matter of time.
+    test_failure_a_second_fit_works = None
 
 
 def test_the_report_says_simulated():

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 
 import bagua_rules as rules
 import pytest
@@ -33,6 +34,7 @@ from torchrelay_bagua import (
     GradientAllreduce,
     LowPrecisionDecentralized,
     algorithms,
+    collectives,
     vendor,
 )
 from torchrelay_bagua.others import Others
@@ -45,6 +47,7 @@ from torchrelay_bagua.plugin import (
     torchrelay_strategies,
 )
 
+HERE = Path(__file__).parent
 SPECS = {spec.alias: spec for spec in torchrelay_strategies()}
 
 
@@ -278,9 +281,10 @@ def test_a_wheel_for_another_cuda_is_told(monkeypatch):
     assert vendor.examined() is None
 
 
-def test_bagua_that_cannot_be_imported_is_told(monkeypatch):
+@pytest.mark.parametrize("kind", [ImportError, OSError, AttributeError])
+def test_bagua_that_cannot_be_imported_is_told(monkeypatch, kind):
     def broken(name):
-        raise ImportError("libnccl.so.2: cannot open shared object file\nmore")
+        raise kind("libnccl.so.2: cannot open shared object file\nmore")
 
     monkeypatch.setattr(vendor, "import_module", broken)
     assert complaint().startswith("Bagua cannot be imported (libnccl.so.2: cannot open")
@@ -299,6 +303,59 @@ def test_without_bagua_the_spec_names_the_wheels(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     (need,) = missing(SPECS["bagua"].requires)
     assert f"bagua-cuda117=={RELEASE}" in need.install
+
+
+FIRST_RUN = """
+import os, sys
+sys.path[:0] = {path!r}
+import bagua_rules as rules
+from torchrelay.testing.numerics_problems import Trained
+
+class Looks(Trained):
+    def on_train_start(self):
+        print("level", os.environ["BAGUA_AUTOTUNE"])
+
+for asked in (True, None, True):
+    rules.trainer(own={{"autotune": asked}}).fit(Looks(), rules.data())
+"""
+
+
+def test_the_first_run_may_be_tuned():
+    path = [str(HERE / "support"), str(HERE / "simulator")]
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_RUN.format(path=path)],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    levels = [line for line in done.stdout.splitlines() if line.startswith("level")]
+    assert levels == ["level 1", "level 0", "level 1"]
+
+
+def test_the_warning_comes_before_the_service(monkeypatch):
+    told = []
+    monkeypatch.setattr(vendor, "is_started", lambda: False)
+    monkeypatch.setattr(collectives, "open_store", lambda environment: None)
+    monkeypatch.setattr(collectives._logger, "warning", lambda text: told.append(text))
+
+    def fails(*args):
+        told.append("started")
+        raise LaunchError("on purpose")
+
+    monkeypatch.setattr(vendor, "start", fails)
+    with pytest.raises(LaunchError):
+        BaguaCollectives().connect(BaguaEnvironment({**LAUNCHED, "RANK": "0"}), torch.device("cpu"))
+    assert [each[:24] for each in told] == ["Bagua's service, a proce", "started"]
+
+
+def test_a_start_that_fails_says_first_what_bagua_said(monkeypatch):
+    def fails(**options):
+        raise OSError("no port\nmore")
+
+    monkeypatch.setattr(communication, "init_process_group", fails)
+    with pytest.raises(LaunchError, match="^OSError: no port: Bagua did not meet"):
+        vendor.start(None, 0, 1, 1)
 
 
 # --- collectives ----------------------------------------------------------------------------------------
@@ -388,12 +445,12 @@ def test_the_catalog_of_algorithms_is_complete():
 def test_after_a_failure_nobody_is_met_any_more():
     made = Others()
     environment = BaguaEnvironment(LAUNCHED)
-    made.check(environment)
-    made.met(environment)
-    made.check(environment)
+    made.check(environment, False)
+    made.met(environment, False)
+    made.check(environment, False)
     with rules.refused(LaunchError, "connects once", "start the program again"):
-        made.check(BaguaEnvironment({**LAUNCHED, "MASTER_PORT": "29501"}))
+        made.check(BaguaEnvironment({**LAUNCHED, "MASTER_PORT": "29501"}), False)
     made.lose(ValueError("on purpose\nmore"))
     made.lose(ValueError("what came of it"))
     with rules.refused(LaunchError, "ValueError: on purpose", "start_method='spawn'"):
-        made.check(environment)
+        made.check(environment, False)

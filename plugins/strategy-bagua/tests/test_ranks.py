@@ -12,7 +12,7 @@ pytestmark = pytest.mark.timeout(180)
 # Several in each program, as one connection has to serve all runs of a process.
 TOGETHER = (
     ("exact", "by_hand", "sharing", "talking"),
-    ("bytegrad", "decentralized", "low_precision"),
+    ("bytegrad", "options", "decentralized", "low_precision"),
     ("in_the_background", "qadam"),
 )
 

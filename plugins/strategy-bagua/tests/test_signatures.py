@@ -140,6 +140,24 @@ def test_the_service_listens_everywhere_whatever_is_set():
     assert not re.search(r"autotune_level|BAGUA_AUTOTUNE\b", begun)
 
 
+def test_the_service_is_a_process_of_its_own_that_a_kill_leaves():
+    start = wheel.text(f"{TOP}.communication", "start_autotune_server")
+    assert "multiprocessing.Process(target=run_flask_app" in start
+    assert "_autotune_server.daemon = True" in start
+
+
+def test_tuning_makes_the_buckets_anew():
+    inner = f"{TOP}.data_parallel.bagua_distributed"
+    kind = "BaguaDistributedDataParallel"
+    step = wheel.text(inner, f"{kind}._bagua_autotune_step")
+    assert "CYCLE_STEP = 100" in step
+    assert "self._reset_buckets()" in step
+    assert "init_operations" in wheel.text(inner, f"{kind}._reset_buckets")
+    assert "autotune_level=env.get_autotune_level()" in wheel.text(
+        f"{TOP}.communication", "run_flask_app"
+    )
+
+
 def test_no_variable_of_bagua_s_names_an_interface():
     text = "\n".join(path.read_text() for path in sorted((wheel.root() / "bagua").rglob("*.py")))
     assert set(re.findall(r"environ(?:\.get\(|\[)\s*[\"'](BAGUA_\w+)", text)) == {

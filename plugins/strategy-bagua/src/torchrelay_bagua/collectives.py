@@ -42,8 +42,9 @@ PATIENCE = 5.0
 """Seconds that `close` gives torch's process group to finish."""
 
 OPEN_PORT = (
-    "Bagua's service listens on every network interface of this machine, without a password, until this process ends; "
-    "BAGUA_SERVICE_PORT names its port, which a firewall should close"
+    "Bagua's service, a process of its own, listens on every network interface of this machine, without a password, "
+    "until this process ends, and after it if that is killed; BAGUA_SERVICE_PORT names its port, which a firewall should "
+    "close"
 )
 
 _others = Others()
@@ -90,7 +91,7 @@ class BaguaCollectives(Collectives):
         """
         started = vendor.is_started()
         if started:
-            _others.check(environment)
+            _others.check(environment, self.tuned)
         self._before = vendor.environment()
         os.environ.update(self._variables(environment))
         if not started:
@@ -103,19 +104,25 @@ class BaguaCollectives(Collectives):
     def _meet(self, environment: ClusterEnvironment) -> None:
         self._owns_group = not dist.is_initialized()
         rank, size = environment.global_rank, environment.world_size
-        vendor.start(open_store(environment), rank, size, environment.local_world_size)
-        _others.met(environment)
         if rank == 0:
             _logger.warning(OPEN_PORT)
+        vendor.start(open_store(environment), rank, size, environment.local_world_size)
+        _others.met(environment, self.tuned)
+
+    @property
+    def tuned(self) -> bool:
+        """Whether Bagua's service is to try sizes of buckets."""
+        return self._level not in ("", "0")
+
+    @property
+    def _level(self) -> str:
+        if self._autotune is None:
+            return os.environ.get("BAGUA_AUTOTUNE", "0")
+        return "01"[self._autotune]
 
     def _variables(self, environment: ClusterEnvironment) -> dict[str, str]:
-        asked = (
-            os.environ.get("BAGUA_AUTOTUNE", "0")
-            if self._autotune is None
-            else "01"[self._autotune]
-        )
         return {
-            "BAGUA_AUTOTUNE": asked,
+            "BAGUA_AUTOTUNE": self._level,
             "LOCAL_RANK": str(environment.local_rank),
             "LOCAL_WORLD_SIZE": str(environment.local_world_size),
             "MASTER_ADDR": environment.main_address,

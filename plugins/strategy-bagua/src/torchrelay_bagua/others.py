@@ -13,25 +13,32 @@ class Others:
         self._where: tuple[str, int, int] | None = None
         self._number = 0
         self._failure = ""
+        self._tuned = False
 
-    def met(self, environment: ClusterEnvironment) -> None:
-        """They have been met."""
+    def met(self, environment: ClusterEnvironment, tuned: bool) -> None:
+        """They have been met, by a service that tunes or does not."""
+        self._tuned = tuned
         self._where, self._number = _where(environment), environment.world_size
 
     def lose(self, error: BaseException) -> None:
         """They are being ended, as this process has failed."""
         self._failure = self._failure or f"{type(error).__name__}: {error}".partition("\n")[0]
 
-    def check(self, environment: ClusterEnvironment) -> None:
-        """Refuse a run with other processes.
+    def check(self, environment: ClusterEnvironment, tuned: bool) -> None:
+        """Refuse a run with other processes, or one that is to be tuned by a service that does not.
 
         The message has the failure before, which a launcher may hear of from this message alone: Bagua does not let the
         others know that a connection is over.
 
         Raises:
             LaunchError: they are, and Bagua would wait for those that it was connected to.
-            ConfigurationError: there are more or fewer of them.
+            ConfigurationError: there are more or fewer of them, or their service was started without tuning.
         """
+        if self._number and tuned and not self._tuned:
+            raise ConfigurationError(
+                "autotune=True: Bagua's service was started without it, and lives until this process ends; ask for it in "
+                "the first run of the program, or start another program"
+            )
         if self._number not in (0, environment.world_size):
             raise ConfigurationError(
                 f"Bagua is connected to {self._number} processes until this one ends, and the run has "

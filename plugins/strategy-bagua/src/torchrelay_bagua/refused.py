@@ -16,6 +16,9 @@ from torchrelay_bagua.algorithms import Algorithm, AsyncAverage, QAdam
 FORMATS = (torch.float32, torch.float16)
 """Floating-point formats that Bagua sends."""
 
+ON_THE_HOST = (torch.optim.Adagrad, torch.optim.Adafactor)
+"""Optimizers that count their steps on the CPU, whatever they are told."""
+
 
 def group(name: str, given: Any) -> None:
     """Refuse a part of the ranks: collectives are of all of them.
@@ -67,11 +70,17 @@ def optimizers(algorithm: Algorithm, given: Sequence[Optimizer]) -> None:
         _refuse_steps_on_the_host(given)
 
 
+def _counts_on_the_host(group: dict[str, Any]) -> bool:
+    """Whether it could count on the GPU, and does not."""
+    return group.get("capturable") is False and not group.get("fused")
+
+
 def _refuse_steps_on_the_host(given: Sequence[Optimizer]) -> None:
     """When its warm-up ends, the algorithm sends the optimizer's state again, from GPU to GPU."""
     for optimizer in given:
-        if any(group.get("capturable") is False for group in optimizer.param_groups):
+        if isinstance(optimizer, ON_THE_HOST) or any(map(_counts_on_the_host, optimizer.param_groups)):
             raise UnsupportedError(
                 f"{type(optimizer).__name__} counts its steps on the CPU, and Bagua sends the optimizer's state by GPU "
-                "when the warm-up of 'async' ends; take capturable=True, SGD, or AsyncAverage(warmup_steps=0)"
+                "when the warm-up of 'async' ends; take one with "
+                "capturable=True, SGD, or AsyncAverage(warmup_steps=0)"
             )

@@ -40,7 +40,8 @@ _OPERATIONS = {"avg": "mean", "prod": "product"}
 class BaguaStrategy(ParallelStrategy):
     """One process a GPU, each with the whole model; one of Bagua's algorithms combines gradients or weights.
 
-    Rank 0 runs Bagua's service, by which ranks agree on buckets, as long as its process lives. **It listens on every
+    Rank 0 starts Bagua's service, by which ranks agree on buckets, as a process of its own, a daemon of
+    `multiprocessing`: it ends with rank 0's, but outlives one that SIGKILL or `os._exit` ends. **It listens on every
     network interface, without a password**: the address 0.0.0.0 is written into Bagua, and no variable changes it.
     BAGUA_SERVICE_PORT names its port, which a firewall should close.
 
@@ -126,6 +127,13 @@ class BaguaStrategy(ParallelStrategy):
         if found is not None:
             reasons.append(found)
         reasons += self._misplaced()
+        collectives = self.collectives
+        tuned = isinstance(collectives, BaguaCollectives) and collectives.tuned
+        if tuned and self.algorithm.averages_weights:
+            reasons.append(
+                f"autotune=True: every 100 steps Bagua makes its buckets anew, and with them the copies of weights that "
+                f"{self.algorithm.name!r} keeps; leave it out, and BAGUA_AUTOTUNE unset"
+            )
         by_hand = needs.capabilities.get(Capability.MANUAL_OPTIMIZATION)
         if by_hand and not getattr(self.algorithm, "average", True):
             reasons.append(

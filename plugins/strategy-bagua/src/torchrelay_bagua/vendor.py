@@ -64,7 +64,7 @@ def module(name: str = "") -> Any:
     """
     try:
         return import_module(f"bagua.torch_api.{name}".rstrip("."))
-    except ImportError as error:
+    except Exception as error:  # a library that does not fit may raise anything
         raise UnavailableError(f"Bagua cannot be imported ({_line(error)}); {INSTALL}") from error
 
 
@@ -126,7 +126,8 @@ def start(store: Any, rank: int, world_size: int, local_world_size: int) -> None
     """Meet the other processes, and on rank 0 start Bagua's service. Collective.
 
     The service, an HTTP server without a password, listens on every interface: the address is written into Bagua
-    (`run_flask_app` in bagua/torch_api/communication.py), and no variable changes it.
+    (`run_flask_app` in bagua/torch_api/communication.py), and no variable changes it. It is a process of its own
+    (`start_autotune_server`), which multiprocessing ends at this one's exit, but not where SIGKILL or `os._exit` ends it.
 
     Args:
         store: through which processes find each other.
@@ -144,7 +145,7 @@ def start(store: Any, rank: int, world_size: int, local_world_size: int) -> None
         )
     except Exception as error:
         raise LaunchError(
-            f"Bagua did not meet the other processes ({_line(error)}); see that all of them run, that they reach "
+            f"{type(error).__name__}: {_line(error)}: Bagua did not meet the other processes; see that all of them run, that they reach "
             "MASTER_ADDR, and that BAGUA_SERVICE_PORT, if it is set, is free there"
         ) from error
 

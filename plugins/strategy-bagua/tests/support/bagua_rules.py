@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from bagua.torch_api.algorithms.q_adam import QAdamOptimizer
 from bagua_simulated.machine import machine
-from torch.optim import LBFGS, SGD, AdamW
+from torch.optim import LBFGS, SGD, Adagrad, AdamW
 from torch.utils.data import DataLoader
 
 from torchrelay import Trainer
@@ -193,13 +193,7 @@ def a_part_is_trained_in_another_module() -> None:
     second.encoder = torch.nn.Sequential(first.net, torch.nn.Identity())
     second.net = second.encoder[0]
     trainer("decentralized").fit(second, data())
-
-
-def a_module_is_trained_again() -> None:
-    module = momentum()
-    trainer().fit(module, data())
-    trainer("decentralized").fit(module, data())
-    trainer().fit(module, data())
+    trainer().fit(first, data())
 
 
 def half_weights_are_refused() -> None:
@@ -220,10 +214,11 @@ def the_environment_is_put_back() -> None:
             found.update({name: os.environ.get(name) for name in vendor.VARIABLES})
 
     before = dict(os.environ)
-    trainer(own={"autotune": True}).fit(Looks(), data())
-    assert dict(os.environ) == before
+    trainer().fit(Looks(), data())
+    left = {name for name in {*before, *os.environ} if before.get(name) != os.environ.get(name)}
+    assert left <= {"TORCHINDUCTOR_CACHE_DIR"}, left  # torch's own, when an optimizer is first made
     assert found == {
-        "BAGUA_AUTOTUNE": "1",
+        "BAGUA_AUTOTUNE": "0",
         "LOCAL_RANK": "0",
         "LOCAL_WORLD_SIZE": "1",
         "MASTER_ADDR": "127.0.0.1",
@@ -242,6 +237,15 @@ def tuning_is_off_unless_asked_for() -> None:
 
     trainer().fit(Looks(), data())
     assert found == ["0"]
+
+
+def tuning_that_cannot_be_is_refused() -> None:
+    for algorithm in ("decentralized", "low_precision_decentralized", "async"):
+        with refused(UnsupportedError, "autotune=True", repr(algorithm), "100 steps"):
+            trainer(algorithm, {"autotune": True}).fit(momentum(), data())
+    trainer().fit(momentum(), data())
+    with refused(ConfigurationError, "autotune=True", "started without it", "another program"):
+        trainer(own={"autotune": True}).fit(momentum(), data())
 
 
 # --- what a checkpoint changes --------------------------------------------------------------------------
@@ -331,7 +335,10 @@ def the_background_is_left_alone_after_a_failure() -> None:
 def steps_on_the_host_are_refused() -> None:
     with refused(UnsupportedError, "AdamW", "capturable=True", "warmup_steps=0"):
         trainer(_background(warmup_steps=2)).fit(adamw(), data())
-    trainer(_background(warmup_steps=2)).fit(momentum(), data())
+    with refused(UnsupportedError, "Adagrad", "capturable=True"):
+        trainer(_background(warmup_steps=2)).fit(Trained(partial(Adagrad, lr=0.1)), data())
+    for module in (momentum(), Trained(partial(AdamW, lr=0.02, fused=True))):
+        trainer(_background(warmup_steps=2)).fit(module, data())
 
 
 # --- refusals -------------------------------------------------------------------------------------------

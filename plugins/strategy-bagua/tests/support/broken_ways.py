@@ -96,6 +96,15 @@ def options_left_out() -> None:
     BaguaStrategy._arguments = property(wrong)  # type: ignore[assignment]
 
 
+def sums_left_out() -> None:
+    arguments: Any = BaguaStrategy._arguments.fget  # type: ignore[attr-defined]
+
+    def wrong(self: Any) -> dict[str, Any]:
+        return {name: value for name, value in arguments(self).items() if name != "average"}
+
+    BaguaStrategy._arguments = property(wrong)  # type: ignore[assignment]
+
+
 WAYS: dict[str, Callable[[], None]] = {
     name: value
     for name, value in list(globals().items())

@@ -75,6 +75,22 @@ def bytegrad_is_within_its_bound(found: Found) -> dict[str, float]:
     return {"a gradient is off by": apart, "at most": bound, "weights are off by": whole}
 
 
+def options_do_what_they_say(found: Found) -> dict[str, float]:
+    figures = {}
+    for rank in found["options"]:
+        for name in ("gradient_allreduce", "bytegrad"):
+            mean, total = rank[name, True], rank[name, False]
+            apart = float((total - 2 * mean).abs().max())
+            # A level of 255 of the sum, where 8 bits round either.
+            allowed = float(total.max() - total.min()) / 255 if name == "bytegrad" else NEAR
+            assert float(mean.abs().max()) > 0.01
+            assert apart <= allowed, (name, apart, allowed)
+            flat, not_flat = (rank[name, "flatten", each] for each in (True, False))
+            assert difference(flat, not_flat) <= NEAR
+            figures |= {f"{name}: sum from twice the mean": apart}
+    return figures
+
+
 def _mean(ranks: list[Any]) -> dict[str, torch.Tensor]:
     return {name: (ranks[0][name] + ranks[1][name]) / 2 for name in ranks[0]}
 

@@ -25,6 +25,7 @@ from torchrelay_bagua import (
     BaguaStrategy,
     Bytegrad,
     Decentralized,
+    GradientAllreduce,
     LowPrecisionDecentralized,
     QAdam,
 )
@@ -148,6 +149,20 @@ def bytegrad() -> dict[str, Any]:
         "own": module.notes["own"],
         "hierarchical": train(pair("bytegrad"), Trained()),
     }
+
+
+def options() -> dict[str, Any]:
+    """The first gradients as sums and as averages, and weights where nothing lies side by side."""
+    found: dict[str, Any] = {}
+    for kind in (GradientAllreduce, Bytegrad):
+        for average in (True, False):
+            module = Measured()
+            train(pair(kind(hierarchical=False, average=average)), module, max_steps=1)
+            found[kind.name, average] = module.notes["gradients"][0]
+        for flatten in (True, False):
+            place = pair(kind(), flatten=flatten)
+            found[kind.name, "flatten", flatten] = train(place, Trained(OPTIMIZERS["momentum"]))
+    return found
 
 
 # --- weights --------------------------------------------------------------------------------------------
@@ -344,6 +359,7 @@ SCENARIOS = {
         by_hand,
         sharing,
         bytegrad,
+        options,
         decentralized,
         low_precision,
         in_the_background,

@@ -86,7 +86,9 @@ class BaguaDistributedDataParallel:
                 for key, value in optimizer.state[each].items():
                     if isinstance(value, torch.Tensor):
                         # On a GPU torch keeps the count of steps on the host, unless it is capturable.
-                        on_host = key == "step" and not group.get("capturable")
+                        on_host = key == "step" and not (
+                            group.get("capturable") or group.get("fused")
+                        )
                         assert not on_host, "simulated: the tensor must be CUDA and dense"
                         communication.broadcast(value, src=0)
         communication.broadcast_object([group["lr"] for group in optimizer.param_groups], src=0)
