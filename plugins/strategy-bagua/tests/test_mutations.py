@@ -70,38 +70,55 @@ _variables = BaguaCollectives._variables
 _wrap_again = BaguaStrategy._wrap_again
 
 
-# rule, what is broken: its owner, its name, what is in its place; the check that must fail, and how:
-# a word of the message, none where what the check compares is not as it should be
+UNLIKE = (AssertionError, "")
+"""The check compares, and finds what should not be."""
+
+TAKEN = (AssertionError, "not refused by UnsupportedError")
+
+
+# rule, what is broken: its owner, its name, what is in its place; the check that must fail, and how
 TABLE = [
-    ("place", BaguaStrategy, "zero_grad", Strategy.zero_grad, rules.gradients_keep_their_place, AssertionError, "data_ptr should match parameter grad"),
-    ("windows", BaguaStrategy, "accumulating", _not_local, rules.gradients_are_sent_at_the_end_of_a_window, AssertionError, ""),
-    ("missing", TakingPart, "check", _nothing, rules.a_gradient_that_is_missing_is_told, AssertionError, "not refused by UnsupportedError"),
-    ("afterwards", vendor, "silence", _nothing, rules.nothing_is_sent_after_training, AssertionError, ""),
-    ("step", BaguaStrategy, "unwrap", _keeping_steps, rules.optimizers_get_their_step_back, AssertionError, ""),
-    ("objects", vendor, "release", _nothing, rules.a_trained_module_can_be_pickled, TypeError, "cannot pickle"),
-    ("objects", vendor, "release", _nothing, rules.a_part_is_trained_in_another_module, AssertionError, "assigning a different name"),
-    ("names", strategy, "name_of", _new_name, rules.replicas_are_of_the_checkpoint_s_weights, AssertionError, "assigning a different name"),
-    ("formats", refused, "formats", _nothing, rules.half_weights_are_refused, ValueError, "unsupported data type torch.bfloat16"),
-    ("environment", vendor, "restore", _nothing, rules.the_environment_is_put_back, AssertionError, "RANK"),
-    ("environment", BaguaCollectives, "_variables", _told_nothing, rules.the_environment_is_put_back, AssertionError, ""),
-    ("service", BaguaCollectives, "_variables", _unlucky_tuning, rules.tuning_is_off_unless_asked_for, AssertionError, ""),
-    ("tuning", BaguaStrategy, "refusals", _no_reasons, rules.tuning_that_cannot_be_is_refused, ConfigurationError, "started without it"),
-    ("restore", BaguaStrategy, "_wrap_again", _once, rules.replicas_are_of_the_checkpoint_s_weights, AssertionError, ""),
-    ("restore", BaguaStrategy, "_wrap_again", _once, rules.qadam_goes_on_after_its_warm_up, AssertionError, "data_ptr should match momentum data_ptr"),
-    ("restore", strategy, "_without_state", _with_state, rules.adam_goes_on, AssertionError, "the tensor must be CUDA"),
-    ("qadam", refused, "optimizers", _nothing, rules.qadam_has_one_optimizer_of_its_own, AttributeError, "warmup_steps"),
-    ("background", vendor, "resume", _nothing, rules.the_background_begins_and_ends, AssertionError, ""),
-    ("background", vendor, "abort", _nothing, rules.the_background_begins_and_ends, AssertionError, ""),
-    ("background", BaguaStrategy, "accumulating", _always_local, rules.the_background_lets_windows_be, RuntimeError, "locked by an earlier forward pass"),
-    ("background", BaguaStrategy, "on_exception", _nothing, rules.the_background_is_left_alone_after_a_failure, AssertionError, ""),
-    ("background", refused, "_refuse_steps_on_the_host", _nothing, rules.steps_on_the_host_are_refused, AssertionError, "the tensor must be CUDA"),
-    ("refused", BaguaStrategy, "check_optimizers", _nothing, rules.lbfgs_is_refused, ValueError, "cannot broadcast torch.optim.LBFGS"),
-    ("refused", refused, "group", _nothing, rules.a_group_is_refused, AssertionError, "not refused by UnsupportedError"),
-    ("refused", BaguaStrategy, "refusals", _no_reasons, rules.the_processor_is_refused, AssertionError, "not refused by UnsupportedError"),
-    ("refused", BaguaStrategy, "refusals", _no_reasons, rules.other_accelerators_are_refused, AssertionError, "not refused by UnsupportedError"),
-    ("devices", BaguaStrategy, "_misplaced", _no_reasons, rules.devices_other_than_the_local_ranks_are_refused, AssertionError, "not refused by UnsupportedError"),
-    ("refused", Algorithm, "refusals", _no_reasons, rules.intervals_and_windows_are_refused, AssertionError, "not refused by UnsupportedError"),
-    ("refused", Decentralized, "refusals", Algorithm.refusals, rules.pairs_of_an_odd_number_are_refused, AssertionError, "1 ranks cannot be paired"),
+    ("place", BaguaStrategy, "zero_grad", Strategy.zero_grad, rules.gradients_keep_their_place,
+        (AssertionError, "data_ptr should match parameter grad")),
+    ("windows", BaguaStrategy, "accumulating", _not_local, rules.gradients_are_sent_at_the_end_of_a_window, UNLIKE),
+    ("missing", TakingPart, "check", _nothing, rules.a_gradient_that_is_missing_is_told, TAKEN),
+    ("afterwards", vendor, "silence", _nothing, rules.nothing_is_sent_after_training, UNLIKE),
+    ("step", BaguaStrategy, "unwrap", _keeping_steps, rules.optimizers_get_their_step_back, UNLIKE),
+    ("objects", vendor, "release", _nothing, rules.a_trained_module_can_be_pickled, (TypeError, "cannot pickle")),
+    ("objects", vendor, "release", _nothing, rules.a_part_is_trained_in_another_module,
+        (AssertionError, "assigning a different name")),
+    ("names", strategy, "name_of", _new_name, rules.replicas_are_of_the_checkpoint_s_weights,
+        (AssertionError, "assigning a different name")),
+    ("formats", refused, "formats", _nothing, rules.half_weights_are_refused,
+        (ValueError, "unsupported data type torch.bfloat16")),
+    ("environment", vendor, "restore", _nothing, rules.the_environment_is_put_back, (AssertionError, "RANK")),
+    ("environment", BaguaCollectives, "_variables", _told_nothing, rules.the_environment_is_put_back, UNLIKE),
+    ("service", BaguaCollectives, "_variables", _unlucky_tuning, rules.tuning_is_off_unless_asked_for, UNLIKE),
+    ("tuning", BaguaStrategy, "refusals", _no_reasons, rules.tuning_that_cannot_be_is_refused,
+        (ConfigurationError, "started without it")),
+    ("restore", BaguaStrategy, "_wrap_again", _once, rules.replicas_are_of_the_checkpoint_s_weights, UNLIKE),
+    ("restore", BaguaStrategy, "_wrap_again", _once, rules.qadam_goes_on_after_its_warm_up,
+        (AssertionError, "data_ptr should match momentum data_ptr")),
+    ("restore", strategy, "_without_state", _with_state, rules.adam_goes_on,
+        (AssertionError, "the tensor must be CUDA")),
+    ("qadam", refused, "optimizers", _nothing, rules.qadam_has_one_optimizer_of_its_own,
+        (AttributeError, "warmup_steps")),
+    ("background", vendor, "resume", _nothing, rules.the_background_begins_and_ends, UNLIKE),
+    ("background", vendor, "abort", _nothing, rules.the_background_begins_and_ends, UNLIKE),
+    ("background", BaguaStrategy, "accumulating", _always_local, rules.the_background_lets_windows_be,
+        (RuntimeError, "locked by an earlier forward pass")),
+    ("background", BaguaStrategy, "on_exception", _nothing, rules.the_background_is_left_alone_after_a_failure, UNLIKE),
+    ("background", refused, "_refuse_steps_on_the_host", _nothing, rules.steps_on_the_host_are_refused,
+        (AssertionError, "the tensor must be CUDA")),
+    ("refused", BaguaStrategy, "check_optimizers", _nothing, rules.lbfgs_is_refused,
+        (ValueError, "cannot broadcast torch.optim.LBFGS")),
+    ("refused", refused, "group", _nothing, rules.a_group_is_refused, TAKEN),
+    ("refused", BaguaStrategy, "refusals", _no_reasons, rules.the_processor_is_refused, TAKEN),
+    ("refused", BaguaStrategy, "refusals", _no_reasons, rules.other_accelerators_are_refused, TAKEN),
+    ("devices", BaguaStrategy, "_misplaced", _no_reasons, rules.devices_other_than_the_local_ranks_are_refused, TAKEN),
+    ("refused", Algorithm, "refusals", _no_reasons, rules.intervals_and_windows_are_refused, TAKEN),
+    ("refused", Decentralized, "refusals", Algorithm.refusals, rules.pairs_of_an_odd_number_are_refused,
+        (AssertionError, "1 ranks cannot be paired")),
 ]  # fmt: skip
 
 
@@ -111,7 +128,7 @@ TABLE = [
     ids=[f"{row[0]}: {row[2]}, {row[4].__name__}, {at}" for at, row in enumerate(TABLE)],
 )
 def test_a_strategy_that_is_broken_in_one_way_fails(row, monkeypatch):
-    _, owner, name, wrong, check, kind, word = row
+    _, owner, name, wrong, check, (kind, word) = row
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, wrong)
         with pytest.raises(kind) as caught:

@@ -337,7 +337,7 @@ def test_the_warning_comes_before_the_service(monkeypatch):
     told = []
     monkeypatch.setattr(vendor, "is_started", lambda: False)
     monkeypatch.setattr(collectives, "open_store", lambda environment: None)
-    monkeypatch.setattr(collectives._logger, "warning", lambda text: told.append(text))
+    monkeypatch.setattr(collectives._logger, "warning", told.append)
 
     def fails(*args):
         told.append("started")
@@ -354,7 +354,7 @@ def test_a_start_that_fails_says_first_what_bagua_said(monkeypatch):
         raise OSError("no port\nmore")
 
     monkeypatch.setattr(communication, "init_process_group", fails)
-    with pytest.raises(LaunchError, match="^OSError: no port: Bagua did not meet"):
+    with pytest.raises(LaunchError, match=r"^OSError: no port: Bagua did not meet"):
         vendor.start(None, 0, 1, 1)
 
 

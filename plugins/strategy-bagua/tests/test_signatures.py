@@ -89,7 +89,10 @@ def test_what_vendor_takes_off_is_what_the_wheel_puts_on():
     text = wheel.text(f"{TOP}.tensor", "BaguaTensor.ensure_bagua_tensor")
     assert set(re.findall(r"self\.(\w+) = ", text)) == set(vendor.OF_A_TENSOR)
     inner = f"{TOP}.data_parallel.bagua_distributed.BaguaDistributedDataParallel"
-    text = wheel.text(f"{TOP}.data_parallel.bagua_distributed", f"{inner.rpartition('.')[2]}._register_optimizer_hooks")
+    text = wheel.text(
+        f"{TOP}.data_parallel.bagua_distributed",
+        f"{inner.rpartition('.')[2]}._register_optimizer_hooks",
+    )
     assert set(re.findall(r"optimizer\.(\w+) = ", text)) == {vendor.OF_AN_OPTIMIZER, "step"}
 
 

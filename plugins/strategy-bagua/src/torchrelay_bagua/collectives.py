@@ -43,8 +43,8 @@ PATIENCE = 5.0
 
 OPEN_PORT = (
     "Bagua's service, a process of its own, listens on every network interface of this machine, without a password, "
-    "until this process ends, and after it if that is killed; BAGUA_SERVICE_PORT names its port, which a firewall should "
-    "close"
+    "until this process ends, and after it if that is killed; BAGUA_SERVICE_PORT names its port, which a firewall "
+    "should close"
 )
 
 _others = Others()

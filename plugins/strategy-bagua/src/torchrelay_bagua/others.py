@@ -36,8 +36,8 @@ class Others:
         """
         if self._number and tuned and not self._tuned:
             raise ConfigurationError(
-                "autotune=True: Bagua's service was started without it, and lives until this process ends; ask for it in "
-                "the first run of the program, or start another program"
+                "autotune=True: Bagua's service was started without it, and lives until this process ends; ask for it "
+                "in the first run of the program, or start another program"
             )
         if self._number not in (0, environment.world_size):
             raise ConfigurationError(

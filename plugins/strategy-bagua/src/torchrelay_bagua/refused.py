@@ -78,7 +78,9 @@ def _counts_on_the_host(group: dict[str, Any]) -> bool:
 def _refuse_steps_on_the_host(given: Sequence[Optimizer]) -> None:
     """When its warm-up ends, the algorithm sends the optimizer's state again, from GPU to GPU."""
     for optimizer in given:
-        if isinstance(optimizer, ON_THE_HOST) or any(map(_counts_on_the_host, optimizer.param_groups)):
+        if isinstance(optimizer, ON_THE_HOST) or any(
+            map(_counts_on_the_host, optimizer.param_groups)
+        ):
             raise UnsupportedError(
                 f"{type(optimizer).__name__} counts its steps on the CPU, and Bagua sends the optimizer's state by GPU "
                 "when the warm-up of 'async' ends; take one with "

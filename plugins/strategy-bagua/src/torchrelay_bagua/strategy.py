@@ -131,7 +131,7 @@ class BaguaStrategy(ParallelStrategy):
         tuned = isinstance(collectives, BaguaCollectives) and collectives.tuned
         if tuned and self.algorithm.averages_weights:
             reasons.append(
-                f"autotune=True: every 100 steps Bagua makes its buckets anew, and with them the copies of weights that "
+                "autotune=True: every 100 steps Bagua makes its buckets anew, and with them the copies of weights that "
                 f"{self.algorithm.name!r} keeps; leave it out, and BAGUA_AUTOTUNE unset"
             )
         by_hand = needs.capabilities.get(Capability.MANUAL_OPTIMIZATION)
@@ -255,7 +255,9 @@ class BaguaStrategy(ParallelStrategy):
 
     def unwrap(self) -> None:
         """Let go of the wrapper, take Bagua's objects off, and give optimizers their own `step` back."""
-        running = self._resumed and self._failed  # the thread in the background has parameters in its hands
+        running = (
+            self._resumed and self._failed
+        )  # the thread in the background has parameters in its hands
         if self._dispatcher is not None and self.model is not self.module:
             self._rest()
             vendor.silence(self.model)

@@ -1,7 +1,7 @@
 """Which parameters take part in a backward pass.
 
 Bagua sends a bucket when all gradients in it are there. One that is missing keeps back the others, which each rank then
-takes for averages: nothing is said, and ranks part. Its own option `find_unused_parameters` does not mend that: it makes
+takes for averages: nothing is said, and ranks part. Its option `find_unused_parameters` does not mend that: it makes
 buckets of all parameters again (`_reset_buckets` in bagua/torch_api/data_parallel/bagua_distributed.py), marks those
 that were used (`_delay_allreduce`), so that the same bucket still waits, and combines the whole ones a second time.
 """

@@ -50,7 +50,7 @@ OF_A_TENSOR = (
 """What Bagua leaves on a parameter (`ensure_bagua_tensor` in bagua/torch_api/tensor.py)."""
 
 OF_AN_OPTIMIZER = "_bagua_original_step"
-"""What it leaves on an optimizer (`_register_optimizer_hooks` in bagua/torch_api/data_parallel/bagua_distributed.py)."""
+"""And on an optimizer (`_register_optimizer_hooks` in bagua/torch_api/data_parallel/bagua_distributed.py)."""
 
 
 # --- what is installed ----------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ def start(store: Any, rank: int, world_size: int, local_world_size: int) -> None
 
     The service, an HTTP server without a password, listens on every interface: the address is written into Bagua
     (`run_flask_app` in bagua/torch_api/communication.py), and no variable changes it. It is a process of its own
-    (`start_autotune_server`), which multiprocessing ends at this one's exit, but not where SIGKILL or `os._exit` ends it.
+    (`start_autotune_server`), which multiprocessing ends at this one's exit, but not where SIGKILL or `os._exit` does.
 
     Args:
         store: through which processes find each other.
@@ -145,8 +145,8 @@ def start(store: Any, rank: int, world_size: int, local_world_size: int) -> None
         )
     except Exception as error:
         raise LaunchError(
-            f"{type(error).__name__}: {_line(error)}: Bagua did not meet the other processes; see that all of them run, that they reach "
-            "MASTER_ADDR, and that BAGUA_SERVICE_PORT, if it is set, is free there"
+            f"{type(error).__name__}: {_line(error)}: Bagua did not meet the other processes; see that all of them "
+            "run, that they reach MASTER_ADDR, and that BAGUA_SERVICE_PORT, if it is set, is free there"
         ) from error
 
 

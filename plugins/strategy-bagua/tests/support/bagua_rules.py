@@ -150,7 +150,9 @@ def a_gradient_that_is_missing_is_told() -> None:
 
     class Whole(Half):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
-            return super().training_step(batch, batch_idx) + 0 * sum(p.sum() for p in self.parameters())
+            return super().training_step(batch, batch_idx) + 0 * sum(
+                p.sum() for p in self.parameters()
+            )
 
     with refused(UnsupportedError, "unused", "net.2.weight", "add 0 * p.sum() to the loss"):
         trainer().fit(Half(), data())
