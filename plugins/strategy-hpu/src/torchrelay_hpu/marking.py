@@ -74,6 +74,8 @@ class Marking(Strategy):
         """Load the bridge before the device is asked for anything. Collective."""
         vendor.load()
         self._lazy = vendor.lazy()
+        # An evaluation reads a checkpoint, and takes up nothing of it.
+        self._random = None
         super().setup_environment()
 
     # --- model and optimizers ---------------------------------------------------------------------------

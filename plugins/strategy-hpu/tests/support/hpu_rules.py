@@ -72,11 +72,13 @@ def data(number: int = BATCH * BATCHES) -> DataLoader[Any]:
     return DataLoader(samples(number), BATCH)
 
 
-def fitted(made: Trainer, module: Any, *loaders: Any) -> dict[str, torch.Tensor]:
+def fitted(
+    made: Trainer, module: Any, *loaders: Any, ckpt_path: str | None = None
+) -> dict[str, torch.Tensor]:
     """The weights that training ends with."""
     final = Final()
     made.callbacks.append(final)
-    made.fit(module, *(loaders or (data(),)))
+    made.fit(module, *(loaders or (data(),)), ckpt_path=ckpt_path)
     return {name: value.cpu() for name, value in final.state.items()}
 
 
