@@ -91,7 +91,7 @@ TABLE = [
     (10, Marking, "compiled", _step_itself, rules.compiled_steps_are_those_of_the_processor),
     (10, Settings, "compile_arguments", {"backend": "eager"}, rules.compiled_steps_are_those_of_the_processor),
     (10, strategies, "CompiledStep", _dispatched, rules.compiled_steps_are_those_of_the_processor),
-    (10, compiling, "keep_apart", _nothing, rules.compiled_steps_are_those_of_the_processor),
+    (10, compiling, "kept_apart", lambda module: nullcontext(), rules.compiled_steps_are_those_of_the_processor),
     (10, graphs, "captured", lambda wrapped: nullcontext(), rules.predictions_of_graphs_are_apart),
     (10, graphs, "_copying", _as_it_is, rules.predictions_of_graphs_are_apart),
     (11, vendor, "device_name", lambda: "GAUDI2", rules.half_floats_on_the_first_generation_are_refused),

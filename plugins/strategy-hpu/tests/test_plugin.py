@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import hpu_rules as rules
 import pytest
@@ -199,15 +200,43 @@ def test_only_adamw_is_fused():
         rules.trainer(SingleHPUStrategy(fused_adamw=True)).fit(rules.Regression(), rules.data())
 
 
-def test_steps_are_given_to_the_compiler(monkeypatch):
-    given = []
+@pytest.fixture
+def given(monkeypatch):
+    """What the compiler was given; steps stay what they are."""
+    found = []
 
     def compile_(step, **arguments):
-        given.append(arguments)
+        found.append(arguments)
         return step
 
     monkeypatch.setattr("torch.compile", compile_)
+    return found
+
+
+def test_steps_are_given_to_the_compiler(given):
     with rules.mode(lazy=False):
         strategy = SingleHPUStrategy(compile={"dynamic": False})
         rules.trainer(strategy).fit(rules.Regression(), rules.data(), rules.data())
     assert given == [{"backend": "hpu_backend", "dynamic": False}] * 2
+
+
+class Broken(Exception):
+    """A module that does not come back from its device."""
+
+
+def not_released(self):
+    raise Broken
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_module_keeps_its_own_logging(given, monkeypatch, broken):
+    module, heard = rules.Regression(), []
+    mine = module.log = lambda name, value, **options: heard.append(name)
+    if broken:
+        monkeypatch.setattr("torchrelay.strategies.Strategy.release", not_released)
+    with rules.mode(lazy=False), pytest.raises(Broken) if broken else nullcontext():
+        rules.trainer(SingleHPUStrategy(compile=True)).fit(module, rules.data(), rules.data())
+    assert given
+    assert heard
+    assert module.__dict__["log"] is mine
+    assert "log_dict" not in module.__dict__

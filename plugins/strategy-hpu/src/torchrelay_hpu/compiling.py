@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -32,14 +33,19 @@ class CompiledStep(StepDispatcher):
         return self.step(*args, **kwargs)
 
 
-def keep_apart(module: Any) -> None:
-    """Let a module's logging run as it is; traced, it would have the step compiled again for each batch."""
-    for name in LOGGING:
-        if hasattr(module, name):
-            module.__dict__[name] = _DISABLE(getattr(module, name))
+@contextmanager
+def kept_apart(module: Any) -> Iterator[None]:
+    """Let a module's logging run as it is; traced, it would have the step compiled again for each batch.
 
-
-def forget(module: Any) -> None:
-    """Let a module be as it was."""
-    for name in LOGGING:
-        module.__dict__.pop(name, None)
+    Afterwards the module has what it had of its own under these names.
+    """
+    own = {name: module.__dict__[name] for name in LOGGING if name in module.__dict__}
+    try:
+        for name in LOGGING:
+            if hasattr(module, name):
+                module.__dict__[name] = _DISABLE(getattr(module, name))
+        yield
+    finally:
+        for name in LOGGING:
+            module.__dict__.pop(name, None)
+        module.__dict__.update(own)

@@ -52,9 +52,11 @@ class Marking(Strategy):
         self._clippers: dict[tuple[int, float], Any] = {}
         self._random: list[torch.Tensor] | None = None
         self._mine: nn.Module | None = None
+        self._apart = ExitStack()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_clippers": {}, "_random": None, "_mine": None}
+        empty = {"_clippers": {}, "_random": None, "_mine": None, "_apart": ExitStack()}
+        return {**super().__getstate__(), **empty}
 
     # --- what it can do ---------------------------------------------------------------------------------
 
@@ -85,7 +87,7 @@ class Marking(Strategy):
         super().adopt(module)
         self._mine = module
         if self.settings.compiles:
-            compiling.keep_apart(module)
+            self._apart.enter_context(compiling.kept_apart(module))
 
     def place(self) -> None:
         """Move the module, and tie again what was tied: a move may make new parameters."""
@@ -109,10 +111,11 @@ class Marking(Strategy):
         if module is None:
             super().teardown()
             return
-        tied, names = placing.tied(module), self.parameter_names()
-        super().teardown()
-        if self.settings.compiles:
-            compiling.forget(module)
+        try:
+            tied, names = placing.tied(module), self.parameter_names()
+            super().teardown()
+        finally:
+            self._apart.close()
         placing.tie(module, tied)
         for optimizer in self.optimizers:
             placing.follow(optimizer, names, dict(module.named_parameters()))
