@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import hpu_rules as rules
 import pytest
@@ -23,6 +23,10 @@ from torchrelay_hpu.plugin import (
     torchrelay_precision_plugins,
     torchrelay_strategies,
 )
+
+
+class Broken(Exception):
+    """What fails is not this package."""
 
 
 @pytest.fixture(autouse=True)
@@ -174,11 +178,36 @@ def test_options_of_another_kind_are_refused(options, words):
         SingleHPUStrategy(**options)
 
 
-def test_a_submodule_that_is_not_there_is_refused():
+@pytest.mark.parametrize("stage", ["fit", "validate"])
+def test_a_submodule_that_is_not_there_is_refused(stage):
+    made = rules.trainer(SingleHPUStrategy(hpu_graphs=["nets"]))
     with rules.refused(ConfigurationError, "'nets'", "'net'"):
-        rules.trainer(SingleHPUStrategy(hpu_graphs=["nets"])).validate(
-            rules.Regression(), rules.data()
-        )
+        getattr(made, stage)(rules.Regression(), rules.data())
+    assert made.global_step == 0
+
+
+def test_graphs_that_cannot_be_made_leave_everything_as_it_was(monkeypatch):
+    left = []
+
+    def refuse(layer):
+        raise Broken
+
+    @contextmanager
+    def noting(self, name):
+        # Not `finally`, which a context that nobody leaves comes to as well, once it is collected.
+        try:
+            yield
+        except Broken:
+            left.append(name)
+            raise
+
+    module = rules.Regression()
+    monkeypatch.setattr(vendor, "in_graph", refuse)
+    monkeypatch.setattr("torchrelay.strategies.Strategy.stage", noting)
+    with pytest.raises(Broken):
+        rules.trainer(SingleHPUStrategy(hpu_graphs=["net"])).validate(module, rules.data())
+    assert left == ["validate"]
+    assert "forward" not in module.net.__dict__
 
 
 def test_another_backend_is_refused():
@@ -218,10 +247,6 @@ def test_steps_are_given_to_the_compiler(given):
         strategy = SingleHPUStrategy(compile={"dynamic": False})
         rules.trainer(strategy).fit(rules.Regression(), rules.data(), rules.data())
     assert given == [{"backend": "hpu_backend", "dynamic": False}] * 2
-
-
-class Broken(Exception):
-    """A module that does not come back from its device."""
 
 
 def not_released(self):

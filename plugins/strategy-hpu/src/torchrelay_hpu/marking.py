@@ -83,9 +83,14 @@ class Marking(Strategy):
     # --- model and optimizers ---------------------------------------------------------------------------
 
     def adopt(self, module: nn.Module) -> None:
-        """Take over the user's module."""
+        """Take over the user's module.
+
+        Raises:
+            ConfigurationError: hpu_graphs names a submodule that it has not.
+        """
         super().adopt(module)
         self._mine = module
+        graphs.layers(module, self.settings.hpu_graphs)
         if self.settings.compiles:
             self._apart.enter_context(compiling.kept_apart(module))
 
@@ -129,10 +134,11 @@ class Marking(Strategy):
                 vendor.set_random_state(self._random)
                 self._random = None
             return super().stage(name)
-        stack = ExitStack()
-        stack.enter_context(super().stage(name))
-        stack.enter_context(graphs.captured(graphs.layers(self.module, self.settings.hpu_graphs)))
-        return stack
+        with ExitStack() as stack:
+            stack.enter_context(super().stage(name))
+            wrapped = graphs.layers(self.module, self.settings.hpu_graphs)
+            stack.enter_context(graphs.captured(wrapped))
+            return stack.pop_all()
 
     def grad_off(self) -> AbstractContextManager[Any]:
         """The bridge does not take `torch.inference_mode`."""
