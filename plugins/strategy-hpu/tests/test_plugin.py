@@ -124,14 +124,23 @@ def test_no_bridge_is_told(monkeypatch):
     assert complaint().startswith("habana-torch-plugin is not installed")
 
 
-def test_a_bridge_for_another_torch_is_told(monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        AssertionError("2.5 differs from run-time 2.13\nmore"),
+        OSError("libSynapse.so: cannot open shared object file"),
+        RuntimeError("the driver is of another release"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_bridge_that_cannot_be_imported_is_told(monkeypatch, error):
     def broken(name):
-        raise AssertionError("2.5 differs from run-time 2.13\nmore")
+        raise error
 
     monkeypatch.delitem(sys.modules, "habana_frameworks.torch")
     monkeypatch.setattr(vendor, "import_module", broken)
     assert complaint().startswith(
-        "habana_frameworks cannot be imported (2.5 differs from run-time 2.13)"
+        f"habana_frameworks cannot be imported ({str(error).partition(chr(10))[0]})"
     )
 
 
@@ -171,6 +180,11 @@ def test_fp8_is_asked_of_later_releases(monkeypatch):
         ({"hpu_graphs": "net"}, "['net']"),
         ({"hpu_graphs": True}, "sequence"),
         ({"compile": {"backend": "inductor"}}, "hpu_backend"),
+        ({"compile": None}, "compile=None"),
+        ({"compile": 1}, "compile=1"),
+        ({"compile": "yes"}, "compile='yes'"),
+        ({"fused_adamw": "no"}, "fused_adamw='no'"),
+        ({"fused_clip_norm": 0}, "fused_clip_norm=0"),
     ],
 )
 def test_options_of_another_kind_are_refused(options, words):

@@ -26,7 +26,7 @@ class Marking(Strategy):
     """Cuts the bridge's graphs after each backward pass, each update and each step of evaluation, in lazy mode alone.
 
     Args:
-        compile: compile steps with the bridge's backend, in eager mode; a mapping has further arguments of
+        compile: compile steps with the bridge's backend, in eager mode; a dict has further arguments of
             `torch.compile`.
         hpu_graphs: names of submodules that are captured into HPU graphs while evaluating, in lazy mode.
         fused_adamw: put the bridge's FusedAdamW in the place of torch.optim.AdamW.
@@ -34,7 +34,7 @@ class Marking(Strategy):
         components: see `torchrelay.strategies.Strategy`.
 
     Raises:
-        ConfigurationError: an option is of another kind.
+        ConfigurationError: an option is of another kind, or compile names a backend.
     """
 
     def __init__(

@@ -18,10 +18,13 @@ class Settings:
     """What the user gave to a strategy.
 
     Attributes:
-        compile: compile steps; a mapping has further arguments of `torch.compile`.
+        compile: compile steps; a dict has further arguments of `torch.compile`.
         hpu_graphs: names of submodules that are captured into graphs while evaluating; "" is the module itself.
         fused_adamw: put the bridge's AdamW in the place of torch's.
         fused_clip_norm: clip by norm with the bridge's operation.
+
+    Raises:
+        ConfigurationError: an option is of another kind, or compile names a backend.
     """
 
     compile: bool | dict[str, Any] = False
@@ -35,6 +38,16 @@ class Settings:
                 f"hpu_graphs={self.hpu_graphs!r} must be a sequence of submodules' names, such as ['net']; [''] is the "
                 "module's own forward"
             )
+        if not isinstance(self.compile, bool | dict):
+            raise ConfigurationError(
+                f"compile={self.compile!r} must be True, False or a dict of further arguments of torch.compile, such as "
+                "{'dynamic': False}"
+            )
+        for name in ("fused_adamw", "fused_clip_norm"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigurationError(
+                    f"{name}={getattr(self, name)!r} must be True or False; leave it out for False"
+                )
         if isinstance(self.compile, dict) and "backend" in self.compile:
             raise ConfigurationError(
                 f"compile has a backend, and on an HPU that is {COMPILER!r}; leave it out"
@@ -42,7 +55,7 @@ class Settings:
 
     @property
     def compiles(self) -> bool:
-        """Whether steps are compiled; an empty mapping says yes."""
+        """Whether steps are compiled; an empty dict says yes."""
         return self.compile is not False
 
     @property

@@ -42,7 +42,8 @@ def module(name: str = "") -> Any:
     Importing it writes an address into the environment, from which launchers and clusters are told; that is undone.
 
     Raises:
-        UnavailableError: it is not there, or is for another torch, which it asserts when it is imported.
+        UnavailableError: it is not there, lacks a library of the driver's (an OSError, or a RuntimeError of torch's
+            loader), or is for another torch, which it asserts when it is imported.
     """
     full = f"habana_frameworks.torch{name and '.'}{name}"
     if full in sys.modules:  # asked for twice a step
@@ -50,7 +51,7 @@ def module(name: str = "") -> Any:
     before = environment()
     try:
         return import_module(full)
-    except (ImportError, AssertionError) as error:
+    except (ImportError, AssertionError, OSError, RuntimeError) as error:
         raise UnavailableError(
             f"habana_frameworks cannot be imported ({_line(error)}): {INSTALL}"
         ) from error
