@@ -15,10 +15,12 @@ from torchrelay.plugin import Capability
 from torchrelay.testing import Check, CheckFailed, Kit, Program, Result, Status, Subject
 from torchrelay.testing.asking import ASKS
 from torchrelay.testing.checks import expect, skip
+from torchrelay.testing.context import KIT_VARIABLE
 from torchrelay.testing.families import FAMILIES, all_checks, checks_of
 from torchrelay.testing.programs import gone
 from torchrelay.testing.publishing import markdown, publish
 from torchrelay.testing.refusals import NEVER_REFUSED
+from torchrelay.testing.runner import environment
 
 WRONG = str(Path(__file__).with_name("wrong"))
 ALONE = Subject("single_device", accelerator="cpu")
@@ -195,6 +197,16 @@ def test_a_program_has_the_variables_of_its_subject(kit: Kit) -> None:
     assert kit.run(program, kit.subject).results("variable") == ["lazy"]
     other = replace(kit.subject, variables={})
     assert kit.run(program, other).results("variable") == [None]
+
+
+def test_a_subject_s_variables_replace_none_of_the_kit_s(monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setenv("ACME_MODE", "eager")
+    mine = {"PYTHONPATH": "elsewhere", "TMPDIR": "elsewhere", KIT_VARIABLE: "1"}
+    changed = {"ACME_MODE": "lazy", "OMP_NUM_THREADS": "2"}
+    subject = replace(ALONE, python_path=(WRONG,), variables={**mine, **changed})
+    found = environment(subject, tmp_path)
+    assert found == {**environment(replace(subject, variables={}), tmp_path), **changed}
+    assert found["TMPDIR"] == str(tmp_path)
 
 
 def test_what_a_program_leaves_behind_is_seen_and_ended(kit: Kit) -> None:

@@ -79,7 +79,7 @@ def _left(*folders: Path) -> tuple[str, ...]:
 
 
 def environment(subject: Subject, temporary: Path) -> dict[str, str]:
-    """The kit's own environment, as a program needs it."""
+    """The kit's own environment, as a program needs it; the subject's variables replace what the kit does not set."""
     clean = {
         name: value
         for name, value in os.environ.items()
@@ -89,10 +89,10 @@ def environment(subject: Subject, temporary: Path) -> dict[str, str]:
     return {
         "OMP_NUM_THREADS": "1",
         **clean,
+        **subject.variables,
         "PYTHONPATH": os.pathsep.join(path),
         "TMPDIR": str(temporary),
         KIT_VARIABLE: str(os.getpid()),
-        **subject.variables,
     }
 
 
