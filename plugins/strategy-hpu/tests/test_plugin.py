@@ -11,7 +11,9 @@ import pytest
 
 import torchrelay.strategies
 import torchrelay_hpu
-from torchrelay.errors import ConfigurationError, UnsupportedError
+from torchrelay import Trainer
+from torchrelay.errors import ConfigurationError, UnsupportedError, UserError
+from torchrelay.plugin import Hardware
 from torchrelay.plugin.catalogue import BACKENDS
 from torchrelay.plugin.targets import missing
 from torchrelay_hpu import HPUParallelStrategy, SingleHPUStrategy, probe, vendor
@@ -71,6 +73,42 @@ def test_making_a_strategy_imports_no_bridge():
         "sys.exit('habana_frameworks' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.fixture
+def hpus(monkeypatch):
+    """The bridge is there, so that torch knows the device, and the probe has found two."""
+    vendor.load()
+    monkeypatch.setattr(probe, "_ask", lambda: Hardware(count=2))
+
+
+@pytest.mark.parametrize(
+    ("asked", "devices", "kind"),
+    [
+        ({}, 1, SingleHPUStrategy),
+        ({"strategy": "hpu_single"}, 1, SingleHPUStrategy),
+        ({"strategy": "single_device"}, 1, SingleHPUStrategy),
+        ({"strategy": "hpu_parallel"}, 2, HPUParallelStrategy),
+        ({"strategy": "ddp"}, 2, HPUParallelStrategy),
+    ],
+    ids=str,
+)
+def test_the_shipped_specs_give_the_strategies(hpus, asked, devices, kind):
+    made = Trainer(**rules.QUIET, accelerator="hpu", devices=devices, **asked)
+    assert type(made.strategy) is kind
+    assert type(made.strategy.accelerator) is torchrelay_hpu.HPUAccelerator
+    assert made.strategy.world_size == devices
+
+
+def test_the_shipped_specs_train(hpus):
+    made = Trainer(**rules.QUIET, accelerator="hpu", devices=1)
+    made.fit(rules.Regression(), rules.data())
+    assert made.global_step == rules.BATCHES
+
+
+def test_several_hpus_have_to_be_asked_for_by_a_strategy(hpus):
+    with rules.refused(UserError, "devices=2", 'take strategy="ddp"'):
+        Trainer(**rules.QUIET, accelerator="hpu", devices=2).fit(rules.Regression(), rules.data())
 
 
 def without(monkeypatch):

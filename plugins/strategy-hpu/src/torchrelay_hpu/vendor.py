@@ -42,8 +42,8 @@ def module(name: str = "") -> Any:
     Importing it writes an address into the environment, from which launchers and clusters are told; that is undone.
 
     Raises:
-        UnavailableError: it is not there, lacks a library of the driver's (an OSError, or a RuntimeError of torch's
-            loader), or is for another torch, which it asserts when it is imported.
+        UnavailableError: it is not there, lacks a library of the driver's (an OSError), fails as it registers (a
+            RuntimeError), or is for another torch, which it asserts when it is imported.
     """
     full = f"habana_frameworks.torch{name and '.'}{name}"
     if full in sys.modules:  # asked for twice a step

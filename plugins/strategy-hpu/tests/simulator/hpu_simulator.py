@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
 
 from torchrelay.plugin import AcceleratorSpec, Hardware, PrecisionSpec, StrategySpec, hookimpl
-from torchrelay_hpu.plugin import PARALLEL_CAPABILITIES, PRECISIONS, SINGLE_CAPABILITIES
+from torchrelay_hpu import plugin
+
+NAME = "hpu_sim"
 
 
 def probe() -> Hardware:
@@ -14,45 +18,34 @@ def probe() -> Hardware:
     return Hardware(count=int(os.environ.get("HPU_SIMULATOR_DEVICES", "2")))
 
 
+def _simulated(spec: Any, **changed: Any) -> Any:
+    """What is shipped, on the simulated device."""
+    return replace(spec, description=f"{spec.description}; on a simulator, for tests", **changed)
+
+
 @hookimpl
 def torchrelay_accelerators() -> Iterable[AcceleratorSpec]:
     """The simulated HPU."""
-    yield AcceleratorSpec(
-        name="hpu_sim",
-        target="hpu_simulator_accelerator:SimulatedHPUAccelerator",
-        probe="hpu_simulator:probe",
-        description="A simulator of HPUs on the processor, for tests",
-        priority=0,
-        indexed=False,
-        default_strategy="hpu_single",
-        precisions=PRECISIONS,
-    )
+    for spec in plugin.torchrelay_accelerators():
+        yield _simulated(
+            spec,
+            name=NAME,
+            target="hpu_simulator_accelerator:SimulatedHPUAccelerator",
+            probe="hpu_simulator:probe",
+            priority=0,
+            requires=(),
+        )
 
 
 @hookimpl
 def torchrelay_strategies() -> Iterable[StrategySpec]:
     """The HPU strategies themselves, on the simulated device."""
-    for alias, name, capabilities in (
-        ("hpu_single", "SingleHPUStrategy", SINGLE_CAPABILITIES),
-        ("single_device", "SingleHPUStrategy", SINGLE_CAPABILITIES),
-        ("hpu_parallel", "HPUParallelStrategy", PARALLEL_CAPABILITIES),
-        ("ddp", "HPUParallelStrategy", PARALLEL_CAPABILITIES),
-    ):
-        yield StrategySpec(
-            alias=alias,
-            target=f"torchrelay_hpu.strategy:{name}",
-            description=f"{name} on a simulator of HPUs, for tests",
-            accelerators=("hpu_sim",),
-            capabilities=capabilities,
-        )
+    for spec in plugin.torchrelay_strategies():
+        yield _simulated(spec, accelerators=(NAME,), requires=())
 
 
 @hookimpl
 def torchrelay_precision_plugins() -> Iterable[PrecisionSpec]:
     """8-bit floats."""
-    yield PrecisionSpec(
-        name="fp8",
-        target="torchrelay_hpu.precision:FP8Precision",
-        description="8-bit floats on a simulator of HPUs, for tests",
-        accelerators=("hpu_sim",),
-    )
+    for spec in plugin.torchrelay_precision_plugins():
+        yield _simulated(spec, accelerators=(NAME,))

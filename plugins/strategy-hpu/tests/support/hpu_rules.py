@@ -21,6 +21,8 @@ from torch.utils.data import DataLoader
 
 from torchrelay import Trainer
 from torchrelay.callbacks import Callback
+from torchrelay.collectives import NoCollectives
+from torchrelay.environments import TorchrunEnvironment
 from torchrelay.errors import ConfigurationError, UnsupportedError
 from torchrelay.launchers import Launcher
 from torchrelay.testing.models import Regression, samples
@@ -45,7 +47,8 @@ UPDATE = ["backward", "mark_step", "step", "mark_step"]
 
 def trainer(strategy: Any = "hpu_single", **options: Any) -> Trainer:
     """A silent Trainer on the simulated device."""
-    return Trainer(**{**QUIET, **options}, strategy=strategy, accelerator="hpu_sim", devices=1)
+    given = {**QUIET, "devices": 1, **options}
+    return Trainer(**given, strategy=strategy, accelerator="hpu_sim")
 
 
 class Here(Launcher):
@@ -242,15 +245,39 @@ def the_environment_is_put_back() -> None:
     assert found["HLS_MODULE_ID"] == "6"
 
 
+class Meeting(NoCollectives):
+    """Where a process would meet the others: notes what it has chosen by then."""
+
+    world_size = 4
+
+    def connect(self, environment: Any, device: torch.device) -> None:
+        self.chosen = {name: os.environ.get(name) for name in ("HLS_MODULE_ID", "ID", "RANK")}
+
+
+def met(local_rank: int) -> dict[str, str | None]:
+    """What a process of the second of two machines with two HPUs each has chosen when it meets the others."""
+    ranks = {"RANK": str(2 + local_rank), "LOCAL_RANK": str(local_rank), "GROUP_RANK": "1"}
+    size = {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "MASTER_PORT": "29500"}
+    meeting = Meeting()
+    strategy = HPUParallelStrategy(
+        collectives=meeting, cluster_environment=TorchrunEnvironment({**ranks, **size})
+    )
+    trainer(strategy, devices=2, num_nodes=2)
+    try:
+        strategy.setup_environment()
+    finally:
+        strategy.teardown()
+    return meeting.chosen
+
+
 def modules_are_chosen() -> None:
     with machine_with(HABANA_VISIBLE_MODULES="5,3"):
-        before = vendor.environment()
-        vendor.tell_ranks(2, 1, 1)
-        assert os.environ["HLS_MODULE_ID"] == "3"
-        assert os.environ["ID"] == "1"
-        vendor.restore(before)
-        with refused(ConfigurationError, "HABANA_VISIBLE_MODULES=5,3", "local rank 2"):
-            vendor.tell_ranks(4, 2, 2)
+        for local_rank, module in enumerate(("5", "3")):
+            rank = str(2 + local_rank)
+            assert met(local_rank) == {"HLS_MODULE_ID": module, "ID": rank, "RANK": rank}
+        os.environ["HABANA_VISIBLE_MODULES"] = "5"
+        with refused(ConfigurationError, "HABANA_VISIBLE_MODULES=5 ", "local rank 1"):
+            met(1)
 
 
 class Talks(Trained):
@@ -342,7 +369,8 @@ def the_device_s_random_state_travels() -> None:
         final = Final()
         made = trainer(max_steps=6, callbacks=[final])
         made.fit(Dropped(), data(), ckpt_path=half)
-        assert apart({n: v.cpu() for n, v in final.state.items()}, whole) <= NEAR
+        ended = {n: v.cpu() for n, v in final.state.items()}
+        assert apart(ended, whole) <= NEAR
 
 
 # --- 10, 11: modes and generations ----------------------------------------------------------------------
@@ -354,7 +382,7 @@ def graphs_in_eager_mode_are_refused() -> None:
 
 
 def compiling_in_lazy_mode_is_refused() -> None:
-    with refused(UnsupportedError, "hpu_backend", "PT_HPU_LAZY_MODE=0"):
+    with traced(), refused(UnsupportedError, "hpu_backend", "PT_HPU_LAZY_MODE=0"):
         trainer(SingleHPUStrategy(compile=True)).fit(Regression(), data())
 
 
@@ -374,15 +402,10 @@ def compiled_steps_are_those_of_the_processor() -> None:
 def predictions_of_graphs_are_apart() -> None:
     graphs.replays.clear()
     module = Regression()
-    found = trainer(SingleHPUStrategy(hpu_graphs=["net"])).predict(module, data())
-    expected = alone().predict(Regression(), data())
-    assert (
-        apart(
-            {str(n): v.cpu() for n, v in enumerate(found)},
-            {str(n): v for n, v in enumerate(expected)},
-        )
-        <= NEAR
-    )
+    predictions = trainer(SingleHPUStrategy(hpu_graphs=["net"])).predict(module, data())
+    found = {str(n): v.cpu() for n, v in enumerate(predictions)}
+    expected = {str(n): v for n, v in enumerate(alone().predict(Regression(), data()))}
+    assert apart(found, expected) <= NEAR
     assert graphs.replays == ["Sequential"] * (BATCHES - 1)
     assert "forward" not in module.net.__dict__
 
@@ -473,7 +496,8 @@ def the_fused_optimizer_goes_on() -> None:
         made = trainer(SingleHPUStrategy(fused_adamw=True), max_steps=7, callbacks=[final])
         made.fit(adamw(), data(), ckpt_path=half)
         whole = fitted(alone(), adamw())
-        assert apart({n: v.cpu() for n, v in final.state.items()}, whole) <= 1e-4
+        ended = {n: v.cpu() for n, v in final.state.items()}
+        assert apart(ended, whole) <= 1e-4
 
 
 def the_fused_clipping_is_used() -> None:
@@ -497,7 +521,7 @@ HELPERS = (
         "machine_with",
         "mode",
     ),
-    *("adamw", "momentum", "_kinds"),
+    *("adamw", "momentum", "met", "_kinds"),
 )
 CHECKS = [
     value
