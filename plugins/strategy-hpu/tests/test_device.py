@@ -6,6 +6,7 @@ Nothing here has run on one yet. Run it in both modes: with PT_HPU_LAZY_MODE=0, 
 from __future__ import annotations
 
 import inspect
+import sys
 from functools import reduce
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +17,10 @@ from torch.utils.data import DataLoader
 
 from torchrelay import Trainer
 from torchrelay.testing.models import Regression, samples
+from torchrelay.testing.numerics_problems import Trained
 from torchrelay_hpu import SingleHPUStrategy
+
+sys.path.insert(0, str(Path(__file__).parent / "scripts"))
 
 pytestmark = [pytest.mark.hpu, pytest.mark.timeout(1200)]
 
@@ -79,6 +83,47 @@ def test_state_travels(options, tmp_path):
 def test_bf16(tmp_path):
     (_, one), (_, other) = (fitted(AdamW, p, tmp_path, precision="bf16-mixed") for p in (HPU, CPU))
     near(one, other, 5e-2)
+
+
+@pytest.fixture
+def lazy():
+    from habana_frameworks.torch.utils.internal import is_lazy
+
+    return is_lazy()
+
+
+def test_compiled_steps_arrive_there_too(lazy, tmp_path):
+    if lazy:
+        pytest.skip("for PT_HPU_LAZY_MODE=0")
+    place = {**HPU, "strategy": SingleHPUStrategy(compile=True)}
+    (_, one), (_, other) = (fitted(AdamW, p, tmp_path) for p in (place, CPU))
+    near(one, other)
+
+
+def test_graphs_predict_what_the_processor_does(lazy, tmp_path):
+    if not lazy:
+        pytest.skip("for PT_HPU_LAZY_MODE=1")
+    found = []
+    for place in ({**HPU, "strategy": SingleHPUStrategy(hpu_graphs=["net"])}, CPU):
+        made = Trainer(**QUIET, **place, default_root_dir=str(tmp_path))
+        predictions = made.predict(Regression(), DataLoader(samples(28), 4))
+        found.append(torch.cat([each.cpu() for each in predictions]))
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
+
+
+def test_two_processes_arrive_where_one_on_the_processor_does(lazy, programs, distance):
+    import pair
+
+    mode = "1" if lazy else "0"
+    ranks = programs.train(
+        "pair.py", name="pair", HPU_PAIR_ACCELERATOR="hpu", PT_HPU_LAZY_MODE=mode
+    )
+    for kind, optimizer in pair.optimizers().items():
+        expected = pair.train(pair.CPU, Trained(optimizer), 8)
+        kinds = {"momentum": ["momentum"], "adamw": ["adamw", "fused"] + ["compiled"] * (not lazy)}
+        for rank in ranks:
+            assert all(distance(rank["states"][each], expected) <= 1e-3 for each in kinds[kind])
+            assert rank["notes"]["talk"]["integers"].tolist() == [2**41 + 3, -5]
 
 
 def test_the_signatures_are_the_sdk_s():

@@ -79,8 +79,8 @@ def _as_if_alone_there(world_size, rank, local_rank):
     TELL(world_size, local_rank, local_rank)
 
 
-# rule, what is broken: its owner, its name, what is in its place; the check that must fail; by which error, and words of
-# its message or of the line of the check that it comes from
+# rule, what is broken: its owner, its name, what is in its place; the check that must fail; by which error, and
+# words of its message or of the line of the check that it comes from
 TABLE = [
     (1, Marking, "run_backward", Strategy.run_backward, rules.lazy_graphs_are_cut,
      RuntimeError, "step follows backward without mark_step"),

@@ -27,7 +27,7 @@ from torchrelay_hpu.plugin import (
 )
 
 
-class Broken(Exception):
+class BrokenError(Exception):
     """What fails is not this package."""
 
 
@@ -242,21 +242,21 @@ def test_graphs_that_cannot_be_made_leave_everything_as_it_was(monkeypatch):
     left = []
 
     def refuse(layer):
-        raise Broken
+        raise BrokenError
 
     @contextmanager
     def noting(self, name):
         # Not `finally`, which a context that nobody leaves comes to as well, once it is collected.
         try:
             yield
-        except Broken:
+        except BrokenError:
             left.append(name)
             raise
 
     module = rules.Regression()
     monkeypatch.setattr(vendor, "in_graph", refuse)
     monkeypatch.setattr("torchrelay.strategies.Strategy.stage", noting)
-    with pytest.raises(Broken):
+    with pytest.raises(BrokenError):
         rules.trainer(SingleHPUStrategy(hpu_graphs=["net"])).validate(module, rules.data())
     assert left == ["validate"]
     assert "forward" not in module.net.__dict__
@@ -302,7 +302,7 @@ def test_steps_are_given_to_the_compiler(given):
 
 
 def not_released(self):
-    raise Broken
+    raise BrokenError
 
 
 @pytest.mark.parametrize("broken", [False, True])
@@ -311,7 +311,7 @@ def test_a_module_keeps_its_own_logging(given, monkeypatch, broken):
     mine = module.log = lambda name, value, **options: heard.append(name)
     if broken:
         monkeypatch.setattr("torchrelay.strategies.Strategy.release", not_released)
-    with rules.mode(lazy=False), pytest.raises(Broken) if broken else nullcontext():
+    with rules.mode(lazy=False), pytest.raises(BrokenError) if broken else nullcontext():
         rules.trainer(SingleHPUStrategy(compile=True)).fit(module, rules.data(), rules.data())
     assert given
     assert heard

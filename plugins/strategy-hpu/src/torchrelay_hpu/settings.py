@@ -40,8 +40,8 @@ class Settings:
             )
         if not isinstance(self.compile, bool | dict):
             raise ConfigurationError(
-                f"compile={self.compile!r} must be True, False or a dict of further arguments of torch.compile, such as "
-                "{'dynamic': False}"
+                f"compile={self.compile!r} must be True, False or a dict of further arguments of torch.compile, such "
+                "as {'dynamic': False}"
             )
         for name in ("fused_adamw", "fused_clip_norm"):
             if not isinstance(getattr(self, name), bool):
