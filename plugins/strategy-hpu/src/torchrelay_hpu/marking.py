@@ -55,7 +55,12 @@ class Marking(Strategy):
         self._apart = ExitStack()
 
     def __getstate__(self) -> dict[str, Any]:
-        empty = {"_clippers": {}, "_random": None, "_mine": None, "_apart": ExitStack()}
+        empty: dict[str, Any] = {
+            "_clippers": {},
+            "_random": None,
+            "_mine": None,
+            "_apart": ExitStack(),
+        }
         return {**super().__getstate__(), **empty}
 
     # --- what it can do ---------------------------------------------------------------------------------
