@@ -147,11 +147,15 @@ class TracedStep(nn.Module):
             for name, value in dictionary.items():
                 log(name, value, **options)
 
-        module.__dict__.update(log=log, log_dict=log_dict)
+        mine = {"log": log, "log_dict": log_dict}
+        users = {name: module.__dict__[name] for name in mine if name in module.__dict__}
         try:
+            module.__dict__.update(mine)
             yield
         finally:
-            del module.__dict__["log"], module.__dict__["log_dict"]
+            for name in mine:
+                module.__dict__.pop(name, None)
+            module.__dict__.update(users)
 
 
 def _after(method: Callable[..., Any], number: int) -> list[str]:

@@ -130,7 +130,13 @@ class Logging(Regression):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         loss = self.loss(batch)
         self.log("loss", loss, False, None, True, True)
-        self.log("largest", batch[1].max(), on_step=False, on_epoch=True, reduce_fx="max")
+        for reduce_fx, value in (
+            ("max", batch[1].max()),
+            (torch.min, batch[1].min()),
+            ("SUM", batch[1].sum()),
+        ):
+            name = getattr(reduce_fx, "__name__", reduce_fx)
+            self.log(name, value, on_step=True, on_epoch=True, reduce_fx=reduce_fx)
         self.log_dict({"number": 2.0}, on_step=False, on_epoch=True)
         return {"loss": loss, "rows": batch[0].detach()}
 
@@ -438,9 +444,39 @@ def what_a_step_logs_is_logged_for_every_batch() -> None:
         made, reference = trainer(**options), alone(**options)
         for each in (made, reference):
             each.fit(Logging(), data())
-        for name in ("loss_epoch", "largest", "number"):
-            mine, theirs = (float(t.callback_metrics[name]) for t in (made, reference))
-            assert abs(mine - theirs) <= NEAR, (name, mine, theirs)
+        mine, theirs = (
+            {name: value.detach() for name, value in t.callback_metrics.items()}
+            for t in (made, reference)
+        )
+        assert {"loss_step", "loss_epoch", "max_step", "min_step", "SUM_step"} <= set(mine)
+        assert apart(mine, theirs) <= NEAR, (mine, theirs)
+
+
+class Steps(Callback):
+    """Keeps what was logged of each batch, by way of the module's own `log`."""
+
+    def __init__(self) -> None:
+        self.found: list[float] = []
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        log = pl_module.log
+
+        def keep(name: str, value: Any, *args: Any, **options: Any) -> None:
+            if name == "loss":
+                self.found.append(float(value.detach()))
+            log(name, value, *args, **options)
+
+        pl_module.log = keep
+
+
+def batches_of_one_call_are_logged_in_order() -> None:
+    mine, theirs = Steps(), Steps()
+    strategy = IPUStrategy(device_iterations=3)
+    options = {"accumulate_grad_batches": 2}
+    trainer(strategy, callbacks=mine, **options).fit(Logging(), data(12 * BATCH))
+    alone(callbacks=theirs, **options).fit(Logging(), data(12 * BATCH))
+    assert len(mine.found) == len(theirs.found) == 12
+    assert max(abs(a - b) for a, b in zip(mine.found, theirs.found, strict=True)) <= NEAR
 
 
 class Indexed(Regression):
@@ -466,6 +502,42 @@ class Collects(Regression):
 def an_object_that_collects_is_refused() -> None:
     with refused(UnsupportedError, "log('object'", "log the tensor itself"):
         trainer().fit(Collects(), data())
+
+
+class Narrates(Regression):
+    """Has a `log` and a `log_dict` of this one object, and fails in the steps that it is told."""
+
+    def __init__(self, fails: bool) -> None:
+        super().__init__()
+        self.fails, self.heard = fails, 0
+        self.log, self.log_dict = self.own_log, self.own_log_dict
+
+    def own_log(self, name: str, value: Any, **options: Any) -> None:
+        self.heard += 1
+
+    def own_log_dict(self, dictionary: Any, **options: Any) -> None:
+        raise AssertionError("each value comes back by itself")
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = self.loss(batch)
+        self.log("loss", loss)
+        self.log_dict({"number": 2.0})
+        if self.fails:
+            raise KeyError("mine")
+        return loss
+
+
+def a_log_of_the_user_s_own_stays() -> None:
+    for fails, heard in ((False, 2 * BATCHES), (True, 0)):
+        module = Narrates(fails)
+        own = module.log, module.log_dict
+        with suppress(KeyError):
+            trainer().fit(module, data())
+        assert (module.log, module.log_dict) == own
+        assert module.heard == heard
+    module = Regression()
+    trainer().fit(module, data())
+    assert not {"log", "log_dict"} & set(vars(module))
 
 
 # --- random numbers -------------------------------------------------------------------------------------
