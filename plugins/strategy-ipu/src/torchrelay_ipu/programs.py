@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,11 +57,15 @@ class Program:
         )
 
     def logged(self, outputs: list[torch.Tensor]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-        """Each value that the step logs, once for each micro-batch, with its options."""
-        for each in self.step.trace.logged:
-            for part in range(self.parts):
-                value = each.value if each.at is None else outputs[each.at][part]
-                yield each.name, value, each.options
+        """Each value that the step logs, once for each batch of the user's in their order, with its options."""
+        parts = self.parts // self.form.number
+        for first in range(0, self.parts, parts):
+            for each in self.step.trace.logged:
+                if each.at is None:
+                    yield each.name, each.value, each.options
+                else:
+                    values = outputs[each.at][first : first + parts]
+                    yield each.name, _combined(values, each.options.get("reduce_fx")), each.options
 
 
 class Programs:
@@ -143,6 +147,25 @@ class Programs:
         if program is None or not vendor.compiled(program.model):
             return self.random
         return vendor.random_state(program.model)
+
+
+def _average(values: torch.Tensor) -> torch.Tensor:
+    # All parts of a batch have the same number of rows, so their weights are the same.
+    return (values if values.is_floating_point() else values.float()).mean()
+
+
+_COMBINED: dict[Any, Callable[[torch.Tensor], torch.Tensor]] = {
+    **dict.fromkeys(("sum", sum, torch.sum), torch.sum),
+    **dict.fromkeys(("min", min, torch.min), torch.min),
+    **dict.fromkeys(("max", max, torch.max), torch.max),
+}
+"""`reduce_fx` of `log` -> what makes one value of a batch's parts; of all others, which are means, or which `log` refuses,
+the average."""
+
+
+def _combined(values: torch.Tensor, reduce_fx: Any) -> torch.Tensor:
+    key = reduce_fx.lower() if isinstance(reduce_fx, str) else reduce_fx
+    return _COMBINED.get(key, _average)(values)
 
 
 def _mean(values: torch.Tensor) -> torch.Tensor:

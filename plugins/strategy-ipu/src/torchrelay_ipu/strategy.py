@@ -229,9 +229,8 @@ class IPUStrategy(Strategy):
         self.programs.activate(program, call)
         outputs = program.run(call)
         module: Any = self.module
-        rows = call.rows * call.form.number // program.parts
         for name, value, options in program.logged(outputs):
-            module.log(name, value, **{"batch_size": rows, **options})
+            module.log(name, value, **{"batch_size": call.rows, **options})
         return program.result(outputs)
 
     def _trained(self, call: Call, replicas: int) -> Program:
