@@ -54,8 +54,10 @@ class Settings:
         return self.device_iterations or vendor.iterations(self.training_opts)
 
     def replicas(self, devices: int, *, training: bool) -> int:
-        """Copies of the model: one for each device, unless the options say otherwise."""
-        options = self.training_opts if training else self.inference_opts
+        """Copies of the model: one for each device, unless the options say otherwise; those of training speak for both."""
+        options = self.training_opts
+        if not training and self.inference_opts is not None:
+            options = self.inference_opts
         return devices if options is None else vendor.replicas(options)
 
     @property
@@ -80,11 +82,14 @@ class Settings:
                 f"devices={devices} is no power of 2, and IPUs come in powers of 2; take devices="
                 f"{1 << devices.bit_length()}, or training_opts with autoRoundNumIPUs(True)"
             )
-        for name, training in (("training_opts", True), ("inference_opts", False)):
-            if devices % self.replicas(devices, training=training):
+        for name, options in (
+            ("training_opts", self.training_opts),
+            ("inference_opts", self.inference_opts),
+        ):
+            replicas = 1 if options is None else vendor.replicas(options)
+            if devices % replicas:
                 reasons.append(
-                    f"devices={devices} cannot be divided between the {self.replicas(devices, training=training)} "
-                    f"replicas of {name}"
+                    f"devices={devices} cannot be divided between the {replicas} replicas of {name}"
                 )
         return reasons
 
