@@ -126,33 +126,48 @@ def from_device(optimizer: Optimizer, names: Mapping[Any, str]) -> dict[int, dic
 
 def to_device(
     optimizer: Optimizer, state: Mapping[int, Mapping[str, Any]], names: Mapping[Any, str]
-) -> set[str]:
-    """Let the device take up a state of torch's form; the names under which it was handed over."""
+) -> list[set[str]]:
+    """Let the device take up a state of torch's form.
+
+    Returns:
+        For each tensor of it, the names under which it was handed over; not of frozen parameters, which the device
+        has no state of.
+    """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     tensors: dict[str, torch.Tensor] = {}
+    handed = []
     for key, prefix in TENSORS[type(optimizer).__name__].items():
         for at, entry in state.items():
             if entry.get(key) is None:
                 continue
             value = torch.as_tensor(entry[key]).detach().clone()
-            for path in _PATHS:
-                tensors[prefix + path.format(names[parameters[at]])] = value
+            forms = {prefix + path.format(names[parameters[at]]) for path in _PATHS}
+            tensors |= dict.fromkeys(forms, value)
+            if parameters[at].requires_grad:
+                handed.append(forms)
     vendor.write_state(optimizer, tensors)
-    return set(tensors)
+    return handed
 
 
-def check_taken(optimizer: Optimizer, handed: set[str]) -> None:
-    """Refuse to go on where the device, which ignores names that it does not know, has taken nothing up.
+def check_taken(optimizer: Optimizer, handed: list[set[str]]) -> None:
+    """Refuse to go on where the device, which ignores names that it does not know, has not taken everything up.
+
+    Args:
+        optimizer: PopTorch's.
+        handed: for each tensor, the names under which it was handed over; the device has to keep it under one.
 
     Raises:
         CheckpointError: it has other names.
     """
     prefixes = tuple(TENSORS[type(optimizer).__name__].values())
     found = {name for name in vendor.read_state(optimizer) if name.startswith(prefixes)}
-    if handed and found and not found & handed:
+    unknown = [forms for forms in handed if not forms & found]
+    if unknown:
+        kept = f"under names such as {min(found)!r}" if found else "not at all"
         raise CheckpointError(
-            f"the device keeps the optimizer's state under names such as {min(found)!r}, and was handed "
-            f"{min(handed)!r}: it would begin anew; load the weights alone, and tell the authors of torchrelay-ipu"
+            f"the device keeps the optimizer's state {kept}, and was handed {min(unknown[0])!r}: "
+            f"{len(unknown)} of {len(handed)} tensors would begin anew; load the weights alone, and tell the authors "
+            "of torchrelay-ipu"
         )
 
 

@@ -78,7 +78,7 @@ class IPUStrategy(Strategy):
         self.asked = Plan()
         self.programs = Programs()
         self._forms: dict[str, Form] = {}
-        self._handed: set[str] = set()
+        self._handed: list[set[str]] = []
 
     # --- what it is composed of -------------------------------------------------------------------------
 
@@ -207,7 +207,7 @@ class IPUStrategy(Strategy):
         found = self._run(program, call)
         if self._handed:
             optimizers.check_taken(self.optimizers[0], self._handed)
-            self._handed = set()
+            self._handed = []
         return found
 
     def evaluation_step(
