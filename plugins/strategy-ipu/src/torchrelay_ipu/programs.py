@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +49,10 @@ class Program:
         if self.optimizer is not None and (now := settings(self.optimizer)) != self.sent:
             vendor.set_optimizer(self.model, self.optimizer)
             self.sent = now
+
+    def release(self) -> None:
+        """Destroy the wrapper, and leave the user's module without one."""
+        vendor.release(self.model, self.step.module)
 
     def result(self, outputs: list[torch.Tensor]) -> Any:
         """What the step returned, of the whole call: numbers as their mean, everything else along the first axis."""
@@ -114,20 +119,27 @@ class Programs:
         program, self.training = self.training, None
         if program is None:
             return
-        if self.active is program:
-            self.random = self.random_state(program)
-            self.release()
-        elif vendor.compiled(program.model):
-            self.random = self.random_state(program)
-        vendor.release(program.model, program.step)
+        try:
+            if self.active is program:
+                self.random = self.random_state(program)
+                self.release()
+            elif vendor.compiled(program.model):
+                self.random = self.random_state(program)
+        finally:
+            program.release()
 
     def close(self) -> None:
-        """Give up all."""
-        self.retire()
-        self.release()
-        for program in self.inference.values():
-            vendor.release(program.model, program.step)
-        self.inference.clear()
+        """Give up all, also where one of them fails, as on a lost device.
+
+        Raises:
+            IPUError: one has failed; the last, with those before it as its context.
+        """
+        evaluating, self.inference = self.inference, {}
+        with ExitStack() as closing:
+            for program in evaluating.values():
+                closing.callback(program.release)
+            closing.callback(self.release)
+            closing.callback(self.retire)
 
     # --- state ------------------------------------------------------------------------------------------
 

@@ -150,8 +150,17 @@ class IPUStrategy(Strategy):
 
     def unwrap(self) -> None:
         """Give the device back."""
-        self.programs.close()
-        super().unwrap()
+        try:
+            self.programs.close()
+        finally:
+            super().unwrap()
+
+    def teardown(self) -> None:
+        """Part from everything, also where the device is lost and cannot be given back."""
+        try:
+            self.programs.close()
+        finally:
+            super().teardown()
 
     # --- data -------------------------------------------------------------------------------------------
 

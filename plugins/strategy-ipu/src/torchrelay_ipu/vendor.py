@@ -215,12 +215,19 @@ def set_random_state(model: Any, state: Any) -> None:
 
 
 def release(model: Any, module: nn.Module) -> None:
-    """Destroy a wrapped model and unwrap the module, also one never compiled, which PopTorch leaves wrapped."""
-    with told():
-        model.destroy()
-    for tensor in [*module.parameters(), *module.buffers()]:
-        if type(tensor) not in (nn.Parameter, torch.Tensor):
-            tensor.__class__ = nn.Parameter if isinstance(tensor, nn.Parameter) else torch.Tensor
+    """Destroy a wrapped model and unwrap the user's module.
+
+    One never compiled PopTorch leaves wrapped, and one whose device is lost cannot be asked: its attributes would ask
+    the device.
+    """
+    try:
+        with told():
+            model.destroy()
+    finally:
+        for tensor in [*module.parameters(), *module.buffers()]:
+            kind = type(tensor)
+            if kind not in (nn.Parameter, torch.Tensor):
+                tensor.__class__ = nn.Parameter if issubclass(kind, nn.Parameter) else torch.Tensor
 
 
 def mark_loss(loss: torch.Tensor) -> torch.Tensor:

@@ -386,6 +386,45 @@ def a_failed_trace_leaves_the_module_free() -> None:
     assert not hardware.owners
 
 
+class Lost(Callback):
+    """Loses the device when training ends."""
+
+    def __init__(self) -> None:
+        self.left: list[Any] = []
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self.trainer = trainer
+        for method in ("destroy", "detachFromDevice", "copyWeightsToHostIfNeeded"):
+            setattr(poptorch.PoplarExecutor, method, self.fail(method))
+
+    def fail(self, method: str) -> Any:
+        def failing(model: Any) -> Any:
+            if method == "destroy":
+                self.left.append(model)
+            raise poptorch.Error(f"lost in {method}")
+
+        return failing
+
+
+def a_lost_device_leaves_the_module_free() -> None:
+    kind, lost, module = poptorch.PoplarExecutor, Lost(), Normalized()
+    methods = {name: vars(kind)[name] for name in ("destroy", "detachFromDevice", "copyWeightsToHostIfNeeded")}
+    made = trainer(callbacks=lost, devices=1)
+    parted: list[str] = []
+    made.strategy.accelerator.teardown = lambda: parted.append("accelerator")
+    try:
+        with refused(IPUError, "PopTorch: lost"):
+            made.fit(module, data(), data(BATCH * BATCHES + 2))
+    finally:
+        for name, method in methods.items():
+            setattr(kind, name, method)
+    assert len(lost.left) == 3
+    assert parted == ["accelerator"]
+    assert made.strategy._model is None
+    assert {type(each) for each in module.parameters()} == {nn.Parameter}
+    assert {type(each) for each in module.buffers()} == {torch.Tensor}
+
+
 # --- 9: inference ---------------------------------------------------------------------------------------
 
 
