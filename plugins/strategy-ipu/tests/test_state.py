@@ -51,6 +51,20 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, kind, first, second):
         assert rules.apart(mine[name], theirs[name]) <= rules.NEAR * max(1.0, largest)
 
 
+def test_a_run_that_goes_on_at_a_smaller_last_batch_goes_on(tmp_path):
+    batches = rules.resized(4, 4, 2)
+    half = tmp_path / "half.ckpt"
+    first = rules.trainer(max_epochs=2, max_steps=2)
+    first.fit(Trained(KINDS["adam"]), batches)
+    first.save_checkpoint(half)
+    ends = []
+    for place in PLACES.values():
+        module = Trained(KINDS["adam"])
+        place(max_epochs=2).fit(module, batches, ckpt_path=str(half))
+        ends.append(dict(module.state_dict()))
+    assert rules.apart(*ends) <= rules.NEAR
+
+
 def test_half_of_a_run_is_not_the_whole(tmp_path):
     half, whole = (run("ipu", "adam", n, tmp_path / f"{n}.ckpt") for n in (HALF, WHOLE))
     assert rules.apart(half["state_dict"], whole["state_dict"]) > 1e-3

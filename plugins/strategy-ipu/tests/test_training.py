@@ -73,4 +73,38 @@ def test_options_arrive(tmp_path, monkeypatch):
     assert options.Training.gradient_accumulation == 3
     assert options.cache_path == str(tmp_path / "cache")
     assert options.profile_dir == str(tmp_path / "report")
-    assert options.output_mode is poptorch.OutputMode.All
+    assert options.output_mode == poptorch.OutputMode.All.value
+
+
+@pytest.mark.parametrize("name", ["training_opts", "inference_opts"])
+def test_an_output_mode_that_leaves_something_out_is_refused(name):
+    import poptorch
+
+    for mode in poptorch.OutputMode:
+        options = poptorch.Options().replicationFactor(2).outputMode(mode)
+        if mode.name in ("Default", "All"):
+            rules.trainer(IPUStrategy(**{name: options})).fit(rules.Regression(), rules.data())
+            continue
+        with rules.refused(UnsupportedError, name, f"outputMode({mode.name})", "leave"):
+            rules.trainer(IPUStrategy(**{name: options}))
+
+
+@pytest.mark.parametrize("inference", [None, 4])
+def test_evaluation_has_the_replicas_of_training_unless_it_has_its_own(monkeypatch, inference):
+    import poptorch
+
+    monkeypatch.setenv("IPU_SIMULATOR_IPUS", "8")
+    seen = []
+    original = poptorch.inferenceModel
+
+    def keep(model, options=None):
+        seen.append(options.replication_factor)
+        return original(model, options)
+
+    monkeypatch.setattr(poptorch, "inferenceModel", keep)
+    own = None if inference is None else poptorch.Options().replicationFactor(inference)
+    strategy = IPUStrategy(
+        training_opts=poptorch.Options().replicationFactor(2), inference_opts=own
+    )
+    rules.trainer(strategy, devices=8).validate(rules.Regression(), rules.data())
+    assert seen == [inference or 2]

@@ -72,6 +72,9 @@ class Form:
     types: tuple[torch.dtype, ...]
     constants: str
 
+    def __str__(self) -> str:
+        return f"{self.number} x ({', '.join(map(str, self.shapes))})"
+
 
 @dataclass(frozen=True)
 class Call:
@@ -136,8 +139,44 @@ def put_together(window: list[Any], replicas: int) -> Call:
     return Call(form, tensors, fill, rows[0][0].shape[0])
 
 
+@dataclass
+class Forms:
+    """The forms of a step's calls: that of the first one, and once in an epoch, at its end, a smaller one.
+
+    Attributes:
+        stage: of the step, for messages.
+        whole: the form of the first call; None before it.
+        partial: whether that call was within an epoch that had begun before, and may have been a smaller one.
+        short: the smaller form that ended the epoch; None before it.
+    """
+
+    stage: str
+    whole: Form | None = None
+    partial: bool = False
+    short: Form | None = None
+
+    def check(self, given: Form, batch_idx: int) -> None:
+        """Refuse a call that cannot be had without compiling the step again and again.
+
+        Raises:
+            ConfigurationError: another form, or any after a smaller one.
+        """
+        if batch_idx == 0:
+            self.short = None
+        if self.whole is None or (self.partial and batch_idx == 0):
+            self.whole, self.partial = given, batch_idx > 0
+        check_form(self.whole, given, self.stage)
+        if self.short is not None:
+            raise _changed(
+                f"{self.stage}: batches of {given} follow smaller ones of {self.short} in an epoch, of which the last "
+                "call alone may be smaller"
+            )
+        if given != self.whole:
+            self.short = given
+
+
 def check_form(compiled: Form, given: Form, stage: str) -> None:
-    """Refuse what the compiled step cannot take; only the rows of an epoch's last batches may be fewer.
+    """Refuse what the compiled step cannot take; only rows may be fewer.
 
     Raises:
         ConfigurationError: says which tensor, which axis, and what was expected.

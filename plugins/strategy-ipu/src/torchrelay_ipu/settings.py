@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,11 +87,8 @@ class Settings:
             ("training_opts", self.training_opts),
             ("inference_opts", self.inference_opts),
         ):
-            replicas = 1 if options is None else vendor.replicas(options)
-            if devices % replicas:
-                reasons.append(
-                    f"devices={devices} cannot be divided between the {replicas} replicas of {name}"
-                )
+            if options is not None:
+                reasons += _refused(devices, name, options)
         return reasons
 
     def options(self, *, iterations: int, replicas: int, accumulation: int, training: bool) -> Any:
@@ -110,3 +108,14 @@ class Settings:
         if self.autoreport:
             vendor.profile(options, self.autoreport_dir or ".")
         return options
+
+
+def _refused(devices: int, name: str, options: Any) -> Iterator[str]:
+    replicas, mode = vendor.replicas(options), vendor.output_mode(options)
+    if devices % replicas:
+        yield f"devices={devices} cannot be divided between the {replicas} replicas of {name}"
+    if mode not in ("Default", "All"):
+        yield (
+            f"{name} has outputMode({mode}), and the outputs of every part are needed for what a step returns and "
+            "logs; leave outputMode out"
+        )

@@ -20,9 +20,8 @@ from torchrelay_ipu import optimizers, vendor
 from torchrelay_ipu.batches import (
     Call,
     Combined,
-    Form,
+    Forms,
     Window,
-    check_form,
     check_whole,
     put_together,
 )
@@ -77,7 +76,7 @@ class IPUStrategy(Strategy):
         )
         self.asked = Plan()
         self.programs = Programs()
-        self._forms: dict[str, Form] = {}
+        self._forms: dict[str, Forms] = {}
         self._handed: list[set[str]] = []
 
     # --- what it is composed of -------------------------------------------------------------------------
@@ -207,7 +206,7 @@ class IPUStrategy(Strategy):
         window = batch if isinstance(batch, Window) else [batch]
         replicas = self.settings.replicas(len(self.devices), training=True)
         call = put_together(window, replicas)
-        check_form(self._forms.setdefault("training_step", call.form), call.form, "training_step")
+        self._check("training_step", call, batch_idx)
         program = self.programs.training
         if program is None or program.form != call.form:
             self.programs.retire()
@@ -225,14 +224,16 @@ class IPUStrategy(Strategy):
         """Run a compiled validation, test or prediction step."""
         replicas = self.settings.replicas(len(self.devices), training=False)
         call = put_together([batch], replicas * self.settings.evaluation_iterations)
-        place = f"{name} of data loader {dataloader_idx or 0}"
-        check_form(self._forms.setdefault(place, call.form), call.form, place)
+        self._check(f"{name} of data loader {dataloader_idx or 0}", call, batch_idx)
         key = (name, dataloader_idx, call.form)
         program = self.programs.inference.get(key)
         if program is None:
             program = self._evaluated(name, dataloader_idx, call, replicas)
             self.programs.inference[key] = program
         return self._run(program, call)
+
+    def _check(self, place: str, call: Call, batch_idx: int) -> None:
+        self._forms.setdefault(place, Forms(place)).check(call.form, batch_idx)
 
     def _run(self, program: Program, call: Call) -> Any:
         self.programs.activate(program, call)

@@ -193,7 +193,7 @@ def options_of_the_user_are_copied() -> None:
     options = poptorch.Options().replicationFactor(2)
     strategy = IPUStrategy(training_opts=options, inference_opts=options)
     same(adam, data(BATCH * BATCHES - 2), data(), strategy=strategy)
-    assert options.output_mode is poptorch.OutputMode.Default
+    assert options.output_mode == poptorch.OutputMode.Default.value
     options.deviceIterations(1)  # not frozen
 
 
@@ -232,6 +232,24 @@ def predictions_are_all_there() -> None:
 
 def a_short_last_batch_is_trained_on() -> None:
     same(adam, data(BATCH * BATCHES - 2), max_epochs=2)
+
+
+def resized(*sizes: int) -> list[Any]:
+    return [samples(size).tensors for size in sizes]
+
+
+def a_smaller_batch_in_the_middle_is_refused() -> None:
+    words = ("training_step", "(4, 8)", "(2, 8)", "follow", "drop_last=True")
+    for sizes in ((4, 2, 4, 2), (4, 4, 2, 4)):
+        with refused(ConfigurationError, *words):
+            trainer().fit(Regression(), resized(*sizes))
+    with refused(ConfigurationError, "(2, 8)", "follow", "drop_last=True"):
+        trainer().fit(Regression(), resized(4, 2, 2))
+    with refused(ConfigurationError, "validation_step", *words[1:]):
+        trainer().validate(Regression(), resized(4, 2, 4))
+    with refused(ConfigurationError, "batch 1 of a window", "axis 0 has size 2", "drop_last=True"):
+        trainer(accumulate_grad_batches=2).fit(Regression(), resized(4, 4, 4, 2))
+    same(adam, resized(4, 4, 2), resized(4, 2), max_epochs=3, val_check_interval=1)
 
 
 class Ragged(torch.utils.data.Dataset):
@@ -609,6 +627,7 @@ CHECKS = [
     and not name.startswith("_")
     and name
     not in (
+        "resized",
         "trainer",
         "alone",
         "data",

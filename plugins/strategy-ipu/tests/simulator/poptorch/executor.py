@@ -44,7 +44,7 @@ NOT_COMPILED = "Model has not been compiled or has been destroyed."
 class PoplarExecutor:
     def __init__(self, model: Any, options: Any, training: bool, optimizer: Any) -> None:
         options = Options() if options is None else options
-        if options.output_mode is OutputMode.Default:
+        if options.output_mode == OutputMode.Default.value:
             options.outputMode(OutputMode.Final if training else OutputMode.All)
         if not training and options.Training.gradient_accumulation != 1:
             raise AssertionError("Gradient accumulation should be left to its default value (1)")
@@ -302,7 +302,8 @@ class PoplarExecutor:
         return outputs if len(outputs) > 1 else outputs[0]
 
     def _anchored(self, values: list[torch.Tensor]) -> torch.Tensor:
-        mode, options = self._options.output_mode, self._options
+        options = self._options
+        mode = OutputMode(options.output_mode)
         rows = [_narrow(each.reshape(1) if not each.dim() else each) for each in values]
         if mode is OutputMode.Sum:
             rows = [torch.stack(rows).sum(0)]

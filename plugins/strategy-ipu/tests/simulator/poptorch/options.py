@@ -69,7 +69,7 @@ class Options(OptionsDict):
             replication_factor=1,
             device_iterations=1,
             auto_round_num_ipus=False,
-            output_mode=OutputMode.Default,
+            output_mode=OutputMode.Default.value,
             output_return_period=1,
             random_seed=None,
             use_model=None,
@@ -106,7 +106,7 @@ class Options(OptionsDict):
     def outputMode(self, output_mode, output_return_period=None):
         if not isinstance(output_mode, OutputMode):
             raise ValueError(f"outputMode({output_mode!r})")
-        self._set(output_mode=output_mode, output_return_period=output_return_period or 1)
+        self._set(output_mode=output_mode.value, output_return_period=output_return_period or 1)
         return self
 
     def randomSeed(self, random_seed):
