@@ -63,13 +63,13 @@ class Program:
 
     def logged(self, outputs: list[torch.Tensor]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
         """Each value that the step logs, once for each batch of the user's in their order, with its options."""
-        parts = self.parts // self.form.number
-        for first in range(0, self.parts, parts):
+        number = self.form.number
+        for batch in range(number):
             for each in self.step.trace.logged:
                 if each.at is None:
                     yield each.name, each.value, each.options
                 else:
-                    values = outputs[each.at][first : first + parts]
+                    values = outputs[each.at].reshape(number, self.parts // number)[batch]
                     yield each.name, _combined(values, each.options.get("reduce_fx")), each.options
 
 

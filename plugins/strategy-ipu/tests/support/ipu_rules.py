@@ -426,7 +426,10 @@ class Lost(Callback):
 
 def a_lost_device_leaves_the_module_free() -> None:
     kind, lost, module = poptorch.PoplarExecutor, Lost(), Normalized()
-    methods = {name: vars(kind)[name] for name in ("destroy", "detachFromDevice", "copyWeightsToHostIfNeeded")}
+    methods = {
+        name: vars(kind)[name]
+        for name in ("destroy", "detachFromDevice", "copyWeightsToHostIfNeeded")
+    }
     made = trainer(callbacks=lost, devices=1)
     parted: list[str] = []
     made.strategy.accelerator.teardown = lambda: parted.append("accelerator")
@@ -476,7 +479,7 @@ def clipping_is_the_device_s() -> None:
 def a_number_that_is_no_power_of_two_is_refused() -> None:
     with machine(IPU_SIMULATOR_IPUS="8"):
         with refused(UnsupportedError, "devices=3", "power of 2", "devices=4"):
-            trainer(devices=3).fit(Regression(), data())
+            trainer(devices=3).fit(Regression(), DataLoader(samples(24), 12))
         options = poptorch.Options().replicationFactor(3).autoRoundNumIPUs(True)
         strategy = IPUStrategy(training_opts=options)
         trainer(strategy, devices=3).fit(Regression(), DataLoader(samples(24), 12))
