@@ -89,8 +89,8 @@ def _as_it_is(value, *args):
     return value
 
 
-# rule, what is broken: its owner, its name, what is in its place; the check that must fail, with which error, and a part
-# of its message or of the line that raised it
+# rule, what is broken: its owner, its name, what is in its place; the check that must fail, with which error, and a
+# part of its message or of the line that raised it
 TABLE = [
     (
         1,

@@ -171,8 +171,10 @@ _COMBINED: dict[Any, Callable[[torch.Tensor], torch.Tensor]] = {
     **dict.fromkeys(("min", min, torch.min), torch.min),
     **dict.fromkeys(("max", max, torch.max), torch.max),
 }
-"""`reduce_fx` of `log` -> what makes one value of a batch's parts; of all others, which are means, or which `log` refuses,
-the average."""
+"""`reduce_fx` of `log` -> what makes one value of a batch's parts.
+
+All others are means, or are refused by `log`.
+"""
 
 
 def _combined(values: torch.Tensor, reduce_fx: Any) -> torch.Tensor:

@@ -55,7 +55,7 @@ class Settings:
         return self.device_iterations or vendor.iterations(self.training_opts)
 
     def replicas(self, devices: int, *, training: bool) -> int:
-        """Copies of the model: one for each device, unless the options say otherwise; those of training speak for both."""
+        """Copies of the model: one for each device, unless the options say otherwise; training's may speak for both."""
         options = self.training_opts
         if not training and self.inference_opts is not None:
             options = self.inference_opts

@@ -110,7 +110,7 @@ def set_counts(options: Any, *, iterations: int, replicas: int, accumulation: in
 def output_mode(options: Any) -> str:
     """Name of the mode that says which outputs a call returns; the options have its value."""
     sdk = poptorch()
-    return next(mode.name for mode in sdk.OutputMode if mode.value == options.output_mode)
+    return next(str(mode.name) for mode in sdk.OutputMode if mode.value == options.output_mode)
 
 
 def return_everything(options: Any) -> None:
