@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from torch.distributed import TCPStore
 
 from torchrelay.collectives import notice_board
 from torchrelay.collectives.notice_board import BoardError, NoticeBoard
@@ -59,6 +60,20 @@ class Nowhere(ClusterEnvironment):
     @classmethod
     def detect(cls, environ):
         return True
+
+
+def test_ranks_that_are_threads_of_a_process_read_each_others_notes():
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    ranks = [
+        type("Rank", (Nowhere,), {"main_port": store.port, "global_rank": r})() for r in (0, 1)
+    ]
+    zero, one = map(NoticeBoard, ranks)
+    zero.post("rank-0", {"says": "hello"})
+    assert one.read("rank-0") == {"says": "hello"}
+    later = NoticeBoard(ranks[1])
+    assert later.read("rank-0") is None
+    for board in (zero, one, later):
+        board.close()
 
 
 def test_a_store_that_is_not_there_is_not_waited_for_long(monkeypatch):

@@ -20,8 +20,9 @@ PATIENCE = 10.0
 
 Note = dict[str, Any]
 
-# Boards that this process has had at each address: a later run never reads what an earlier one left.
-_boards: Counter[tuple[str, int]] = Counter()
+# Boards that each rank has had at each address, since when: a later run never reads what an earlier one left. Several
+# ranks may be threads of this process.
+_boards: Counter[tuple[str, int, int, int]] = Counter()
 
 
 class BoardError(Exception):
@@ -93,15 +94,16 @@ class NoticeBoard:
 
 def _connect(environment: ClusterEnvironment) -> PrefixStore:
     address, port = environment.main_address, environment.main_port
-    _boards[address, port] += 1
+    restarts, rank = environment.restart_count, environment.global_rank
+    _boards[address, port, restarts, rank] += 1
     store = TCPStore(
         address,
         port,
-        is_master=not environment.store_is_hosted and environment.global_rank == 0,
+        is_master=not environment.store_is_hosted and rank == 0,
         # A process group's store that comes later, or was there before, shares the port with this one.
         multi_tenant=True,
         wait_for_workers=False,
         timeout=timedelta(seconds=PATIENCE),
     )
-    number = _boards[address, port]
-    return PrefixStore(f"torchrelay-watch/{environment.restart_count}/{number}", store)
+    number = _boards[address, port, restarts, rank]
+    return PrefixStore(f"torchrelay-watch/{restarts}/{number}", store)
