@@ -128,7 +128,7 @@ def test_two_processes_arrive_where_one_on_the_processor_does(lazy, programs, di
 
 def test_the_signatures_are_the_sdk_s():
     """What was recorded of the published sources is what is installed."""
-    import recorded_signatures as signatures
+    from torchrelay.testing import signatures
 
     departing = []
     for name, entry in signatures.read(Path(__file__).with_name("signatures.json")).items():

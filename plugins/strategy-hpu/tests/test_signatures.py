@@ -11,8 +11,8 @@ from pathlib import Path
 import habana_frameworks
 import habana_frameworks.torch as bridge
 import pytest
-import recorded_signatures as signatures
 
+from torchrelay.testing import signatures
 from torchrelay_hpu import vendor
 
 HERE = Path(__file__).parent

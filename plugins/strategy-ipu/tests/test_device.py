@@ -94,7 +94,8 @@ def test_the_signatures_are_the_sdk_s():
     from pathlib import Path
 
     import poptorch
-    import recorded_signatures as signatures
+
+    from torchrelay.testing import signatures
 
     departing = []
     for name, entry in signatures.read(Path(__file__).with_name("signatures.json")).items():

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import poptorch
 import pytest
-import recorded_signatures as signatures
 
+from torchrelay.testing import signatures
 from torchrelay_ipu import vendor
 
 HERE = Path(__file__).parent

@@ -1,7 +1,7 @@
-"""Holds a vendor's recorded signatures against every use in `vendor.py`, and against a simulator.
+"""Holds the recorded signatures of an SDK that cannot be had against every use in `vendor.py`, and against a simulator.
 
-Knows nothing of any one vendor. A record (`signatures.json`) has `sources`, where each was read, and `entries`: a
-dotted name, its kind, its parameters with their defaults, its source, and whether `vendor.py` uses it.
+A record is a JSON file. Its `sources` say where each signature was read: `repository`, `path`, and `commit`, or else a
+`note`. Its `entries` have a dotted `name`, `parameters` with their defaults, and a `source`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ from typing import Any
 
 
 def read(path: Path) -> dict[str, dict[str, Any]]:
-    """The entries of a record by their names; each has a source that the record describes."""
+    """The entries of a record by their names.
+
+    Raises:
+        AssertionError: an entry has no source that the record describes, or two have one name.
+    """
     record = json.loads(path.read_text())
     for entry in record["entries"]:
         source = record["sources"][entry["source"]]
@@ -53,7 +57,8 @@ def uses(source: str, roots: Mapping[str, str]) -> Iterator[tuple[str, ast.Call 
     for node in ast.walk(tree):
         if not isinstance(node, (ast.Attribute, ast.Name)) or id(node) in inner:
             continue
-        path, base = [], node
+        path: list[str] = []
+        base: ast.expr = node
         while isinstance(base, ast.Attribute):
             path.insert(0, base.attr)
             base = base.value
