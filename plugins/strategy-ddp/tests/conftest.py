@@ -16,6 +16,7 @@ from torchrelay.testing.fixtures import pytest_configure as pytest_configure
 from torchrelay.testing.fixtures import pytest_runtest_setup as pytest_runtest_setup
 from torchrelay.testing.fixtures import scripts as scripts
 from torchrelay.testing.fixtures import shared as shared
+from torchrelay.testing.forkserver import shared_server
 from torchrelay.testing.programs import Programs
 
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -24,7 +25,7 @@ SCRIPTS = Path(__file__).parent / "scripts"
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """The state at which one process arrives in runs.py."""
-    alone = Programs(SCRIPTS, tmp_path_factory.mktemp("reference"))
+    alone = Programs(SCRIPTS, tmp_path_factory.mktemp("reference"), shared_server().popen)
     ((outcome,),) = alone.train("runs.py", '{"strategy": "single_device"}', ranks=1, name="runs")
     state: dict[str, torch.Tensor] = outcome["state"]
     return state

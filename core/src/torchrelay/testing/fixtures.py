@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,21 +48,25 @@ def scripts(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture
-def programs(scripts: Path, tmp_path: Path) -> Iterator[Programs]:
-    """Programs of one test."""
-    yield from _programs(scripts, tmp_path)
+def programs(request: pytest.FixtureRequest, scripts: Path, tmp_path: Path) -> Iterator[Programs]:
+    """Programs of one test; copies of a process that has imported torch, unless it is marked `real_interpreters`."""
+    yield from _programs(request, scripts, tmp_path)
 
 
 @pytest.fixture(scope="module")
-def shared(scripts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
-    """Programs whose results all tests of a module read."""
-    yield from _programs(scripts, tmp_path_factory.mktemp("shared"))
+def shared(
+    request: pytest.FixtureRequest, scripts: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Programs]:
+    """Programs whose results all tests of a module read; copies unless the module is marked `real_interpreters`."""
+    yield from _programs(request, scripts, tmp_path_factory.mktemp("shared"))
 
 
-def _programs(scripts: Path, folder: Path) -> Iterator[Programs]:
+def _programs(request: pytest.FixtureRequest, scripts: Path, folder: Path) -> Iterator[Programs]:
+    from torchrelay.testing.forkserver import shared_server
     from torchrelay.testing.programs import Programs
 
-    made = Programs(scripts, folder)
+    real = request.node.get_closest_marker("real_interpreters") is not None
+    made = Programs(scripts, folder, subprocess.Popen if real else shared_server().popen)
     yield made
     made.close()
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +32,22 @@ def environment(**variables: str) -> dict[str, str]:
     return {**clean, "OMP_NUM_THREADS": "1", **variables}
 
 
+Popen = Callable[..., "subprocess.Popen[str]"]
+
+
 class Programs:
     """Programs that tests run in processes of their own, to read what each rank left behind.
 
-    Each is told the folder of results in the variable OUT, and leaves there one file a rank, `NAME-RANK.pt`.
+    Each finds the folder of results in the variable OUT, and leaves there one file a rank, `NAME-RANK.pt`.
 
     Args:
         scripts: folder of the programs.
         folder: where they run, and leave their results.
+        popen: starts a process: `subprocess.Popen`, or `ForkServer.popen`, which is much quicker.
     """
 
-    def __init__(self, scripts: Path, folder: Path) -> None:
-        self.scripts, self.folder = scripts, folder
+    def __init__(self, scripts: Path, folder: Path, popen: Popen = subprocess.Popen) -> None:
+        self.scripts, self.folder, self.popen = scripts, folder, popen
         self.started: list[subprocess.Popen[str]] = []
 
     def start(
@@ -58,7 +63,7 @@ class Programs:
         words = list(command)
         if words[0].endswith(".py"):
             words[0] = str(self.scripts / words[0])
-        process = subprocess.Popen(
+        process = self.popen(
             [*(launcher or (sys.executable, "-W", "error")), *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

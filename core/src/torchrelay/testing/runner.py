@@ -15,7 +15,10 @@ from pathlib import Path
 from torchrelay.testing.checks import Program
 from torchrelay.testing.context import KIT_VARIABLE
 from torchrelay.testing.foreign import LAUNCHERS
+from torchrelay.testing.forkserver import shared_server
+from torchrelay.testing.forkserver.starter import adopting_orphans
 from torchrelay.testing.outcome import Outcome
+from torchrelay.testing.processes import children, members, reap
 from torchrelay.testing.subject import Subject
 
 _FOREIGN = (*LAUNCHERS, "TORCHRELAY_WORKER")
@@ -40,8 +43,13 @@ def run_program(program: Program, subject: Subject, folder: Path, ranks: int) ->
     command += [str(program.timeout)]
     begun = time.monotonic()
     # Into files: a pipe would be held open by whatever outlives the program.
-    with open(folder / "stdout", "wb") as out, open(folder / "stderr", "wb") as err:
-        process = subprocess.Popen(
+    with (
+        open(folder / "stdout", "wb") as out,
+        open(folder / "stderr", "wb") as err,
+        adopting_orphans(),
+    ):
+        server, strangers = shared_server(), children()
+        process = server.popen(
             command,
             cwd=work,
             env=environment(subject, temporary),
@@ -55,8 +63,10 @@ def run_program(program: Program, subject: Subject, folder: Path, ranks: int) ->
         except subprocess.TimeoutExpired:
             status = None
         ended = time.monotonic()
-        survivors = tuple(pid for pid in members(process.pid, temporary) if pid != process.pid)
+        left = members(process.pid, strangers | server.pids)
+        survivors = tuple(pid for pid in left if pid != process.pid)
         _end(process, survivors)
+        reap(strangers | server.pids)
     return Outcome(
         folder=results,
         ranks=ranks,
@@ -94,39 +104,6 @@ def environment(subject: Subject, temporary: Path) -> dict[str, str]:
         "TMPDIR": str(temporary),
         KIT_VARIABLE: str(os.getpid()),
     }
-
-
-def members(group: int, temporary: Path) -> list[int]:
-    """The living processes of a program, as far as the system tells.
-
-    Args:
-        group: process group that the program was started in.
-        temporary: its folder of temporary files; it is named in the environment of processes that the program has
-            started in sessions of their own.
-    """
-    stats = list(Path("/proc").glob("[0-9]*/stat"))
-    if not stats:
-        return [group] if _exists(group) else []
-    mark = f"TMPDIR={temporary}\0".encode()
-    found = []
-    for path in stats:
-        # Ended meanwhile, or another user's.
-        with suppress(OSError):
-            # After the name, which may hold blanks: state, parent, process group.
-            state, _, its_group = path.read_text().rpartition(")")[2].split()[:3]
-            if state != "Z" and (
-                int(its_group) == group or mark in path.with_name("environ").read_bytes()
-            ):
-                found.append(int(path.parent.name))
-    return found
-
-
-def _exists(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except (ProcessLookupError, PermissionError):
-        return False
-    return True
 
 
 def _end(process: subprocess.Popen[bytes], survivors: Iterable[int]) -> None:
