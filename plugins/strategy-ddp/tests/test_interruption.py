@@ -10,6 +10,8 @@ import time
 import pytest
 import torch
 
+from torchrelay.launchers.interruption import REPEAT
+
 pytestmark = [
     pytest.mark.timeout(180),
     pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals"),
@@ -70,7 +72,8 @@ def case(programs, request):
 @pytest.fixture
 def uninterrupted(case, tmp_path_factory):
     """Where the same run comes to when nobody interrupts it."""
-    there = type(case.programs)(case.programs.scripts, tmp_path_factory.mktemp("uninterrupted"))
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    there = type(case.programs)(case.programs.scripts, folder, case.programs.popen)
     other = Case(there, case.start)
     yield other.train()["state"]
     there.close()
@@ -128,9 +131,9 @@ def test_the_signal_may_reach_every_process_at_once(case, gone):
 
 @pytest.mark.parametrize("case", ["alone", "script", "spawn"], indirect=True)
 def test_a_second_sigterm_ends_at_once(case, gone):
-    process = case.begin(VALIDATION="6")
+    process = case.begin(VALIDATION="never")
     process.terminate()
-    time.sleep(2.5)
+    time.sleep(REPEAT + 0.5)
     begun = time.monotonic()
     process.terminate()
     process.terminate()
@@ -143,8 +146,9 @@ def test_a_second_sigterm_ends_at_once(case, gone):
 
 @pytest.mark.parametrize("case", ["alone", "script"], indirect=True)
 def test_one_process_leaves_validation_and_several_end_after_it(case, uninterrupted):
-    process = case.begin(VALIDATION="1")  # time enough for the signal to come inside
+    process = case.begin(VALIDATION="sent")
     process.terminate()
+    (case.programs.folder / "sent").touch()
     _, err = wait(process)
     assert process.returncode == 143, err
     assert "at epoch 0" in err if case.start == "alone" else "at epoch 1" in err

@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.real_interpreters]
 
 PROMPT = 10.0
 """Seconds in which everybody is gone once a rank has failed."""

@@ -8,7 +8,7 @@ import pytest
 
 from torchrelay.testing.nodes import train_on
 
-pytestmark = [pytest.mark.timeout(150), pytest.mark.nodes]
+pytestmark = [pytest.mark.timeout(150), pytest.mark.nodes, pytest.mark.real_interpreters]
 
 
 def test_two_nodes_equal_one_process(programs, nodes, reference, distance):

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = [pytest.mark.timeout(150), pytest.mark.real_interpreters]
 
 TORCHRUN = (
     *(sys.executable, "-m", "torch.distributed.run"),

@@ -2,9 +2,9 @@
 
 python interruptible.py STRATEGY PROCESSES [CKPT_PATH]
 
-The variable PAUSE makes each training step so many seconds longer, VALIDATION each validation step. Each rank writes
-its process id once it has trained for some steps, or is in validation where that pauses, and leaves its weights at the
-end.
+The variable PAUSE makes each training step so many seconds longer. VALIDATION names a file for which each validation
+step waits. Each rank writes its process id once it has trained for some steps, or is in validation where that waits, and
+leaves its weights at the end.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from torch.nn.functional import dropout
 from torch.utils.data import DataLoader
 
 PAUSE = float(os.environ.get("PAUSE", "0"))
-VALIDATION = float(os.environ.get("VALIDATION", "0"))
+VALIDATION = os.environ.get("VALIDATION", "")
+WAIT = 60.0
+"""Seconds after which a validation step goes on without the file."""
 
 
 class Slow(Regression):
@@ -44,7 +46,9 @@ class Slow(Regression):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         if VALIDATION:
             self.ready()
-        time.sleep(VALIDATION)
+            deadline = time.monotonic() + WAIT
+            while not (OUT / VALIDATION).exists() and time.monotonic() < deadline:
+                time.sleep(0.02)
         super().validation_step(batch, batch_idx)
 
 
