@@ -9,8 +9,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import torchrelay
 from torchrelay.testing.forkserver.request import Request, startup_variables
 from torchrelay.testing.forkserver.starter import Starter
 
@@ -29,8 +31,8 @@ VARIABLE = "TORCHRELAY_FORK_SERVER"
 """Environment variable: with the value 0 every program is started as an interpreter of its own."""
 
 _CODE = (
-    "import sys; base = sys.path[1:]; sys.path[:] = {path!r}; "
-    "from torchrelay.testing.forkserver.server import main; main({descriptor}, {modules!r}, base)"
+    "import sys; path = sys.path[1:]; sys.path[:] = [*path, {home!r}]; "
+    "from torchrelay.testing.forkserver.server import main; main({descriptor}, {modules!r}, path)"
 )
 
 
@@ -49,7 +51,7 @@ class ForkServer:
     """
 
     def __init__(self, preload: Sequence[str] = PRELOAD) -> None:
-        self.preload = tuple(preload)
+        self._modules = list(preload)
         self._servers: dict[Any, tuple[subprocess.Popen[bytes], Starter]] = {}
 
     def __enter__(self) -> ForkServer:
@@ -57,6 +59,10 @@ class ForkServer:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def preload(self, *modules: str) -> None:
+        """Let servers that have not been started yet import further modules, such as an SDK."""
+        self._modules += modules
 
     @property
     def pids(self) -> frozenset[int]:
@@ -99,9 +105,10 @@ class ForkServer:
         self, options: Sequence[str], variables: dict[str, str]
     ) -> tuple[subprocess.Popen[bytes], Starter]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        others = os.environ.keys() - startup_variables(os.environ).keys() - {"PYTHONPATH"}
+        others = os.environ.keys() - startup_variables(os.environ).keys()
         descriptor = theirs.fileno()
-        code = _CODE.format(path=sys.path, descriptor=descriptor, modules=self.preload)
+        home = str(Path(torchrelay.__file__).parents[1])
+        code = _CODE.format(home=home, descriptor=descriptor, modules=tuple(self._modules))
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, *options, "-c", code],

@@ -12,7 +12,7 @@ import runpy
 import sys
 import tempfile
 from collections.abc import Sequence
-from types import ModuleType, TracebackType
+from types import ModuleType
 
 from torchrelay.environments.program import Program
 from torchrelay.testing.forkserver.request import Request
@@ -39,6 +39,16 @@ def become(request: Request, streams: Sequence[int], path: Sequence[str]) -> Non
     sys.path[:] = ["", *added.split(os.pathsep)] if added else [""]
     sys.path += path
     importlib.invalidate_caches()
+    _draw_anew()
+
+
+def _draw_anew() -> None:
+    """Seed the libraries' generators from the system, as importing them does; `random` sees to itself."""
+    for name in ("torch", "numpy"):
+        library = sys.modules.get(name)
+        if library is not None:
+            generator = library.default_generator if name == "torch" else library.random
+            generator.seed()
 
 
 def _unbuffered(descriptor: int, like: io.TextIOWrapper) -> io.TextIOWrapper:
@@ -50,9 +60,16 @@ def run(program: Program) -> None:
     """Run a program as `__main__`. What it ends by ends this process, as it would end an interpreter."""
     sys.modules["__main__"] = main = ModuleType("__main__")
     main.__dict__["__builtins__"] = builtins
+    if sys.version_info < (3, 14):
+        main.__annotations__ = {}
     try:
         _execute(program, main)
-    except (SystemExit, KeyboardInterrupt):
+    except SystemExit:
+        raise
+    except KeyboardInterrupt as error:
+        _show(error)
+        # The interpreter ends by the signal, after it has shown the exception by the hook.
+        sys.excepthook = lambda *_: None
         raise
     except BaseException as error:  # noqa: BLE001 - shown as the interpreter shows it
         _show(error)
@@ -73,13 +90,14 @@ def _execute(program: Program, main: ModuleType) -> None:
         _execute_file(kind, main)
 
 
-def _execute_file(path: str, main: ModuleType) -> None:
+def _execute_file(name: str, main: ModuleType) -> None:
+    path = os.path.abspath(name)
     try:
-        with io.open_code(os.path.abspath(path)) as file:
+        with io.open_code(path) as file:
             source = file.read()
     except OSError as error:
-        text = f"can't open file {os.path.abspath(path)!r}: [Errno {error.errno}] {error.strerror}"
-        sys.stderr.write(f"{sys.executable}: {text}\n")
+        text = f"can't open file {path!r}: [Errno {error.errno}] {error.strerror}"
+        sys.stderr.write(f"{sys.orig_argv[0]}: {text}\n")
         sys.exit(2)
     sys.path[0] = os.path.dirname(os.path.realpath(path))
     main.__dict__["__file__"] = path
@@ -91,11 +109,8 @@ def _execute_file(path: str, main: ModuleType) -> None:
 def _show(error: BaseException) -> None:
     """Show an exception by `sys.excepthook`, without the lines of this package."""
     trace = error.__traceback__
-    while trace is not None and _is_machinery(trace):
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next
     sys.last_type, sys.last_value, sys.last_traceback = type(error), error, trace
     sys.excepthook(type(error), error.with_traceback(trace), trace)
 
-
-def _is_machinery(trace: TracebackType) -> bool:
-    return trace.tb_frame.f_code.co_filename in (__file__, runpy.__file__)

@@ -99,10 +99,12 @@ class Request:
 
     def _can_be_a_copy(self) -> bool:
         program = self.program
-        # A terminal changes how Python's streams are made; a program on the standard input is read as they are.
+        # Folders and archives have a way of their own to be run; a terminal changes how Python makes its streams.
         return (
-            bool(program.target)
-            and "-i" not in program.options
+            program.target[:1] in (("-m",), ("-c",))
+            or "".join(program.target).endswith(".py")
+        ) and (
+            "-i" not in program.options
             and os.path.isdir(self.directory)
             and not any(os.isatty(stream) for stream in self.streams)
         )

@@ -39,8 +39,10 @@ def main(descriptor: int, modules: Sequence[str], path: Sequence[str]) -> None:
     Args:
         descriptor: a socket to the process that asks for programs.
         modules: what to import before.
-        path: `sys.path` as an interpreter starts with it, without a program's own folder and PYTHONPATH.
+        path: `sys.path` as an interpreter starts with it, without a program's own folder.
     """
+    added = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    path = [each for each in path if each not in added]
     connection = socket.socket(fileno=descriptor)
     for name in modules:
         importlib.import_module(name)
