@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from torchrelay.testing.forkserver import ForkServer, ForkServerError
+from torchrelay.testing.processes import all_processes
+from torchrelay.testing.programs import gone
 
 pytestmark = [
     pytest.mark.timeout(100),
@@ -92,7 +94,16 @@ def test_it_does_what_an_interpreter_does(server, tmp_path, name, kind):
     }[kind]
     options = {"cwd": tmp_path, "env": environment(TMPDIR=str(tmp_path), PYTHONPATH="/nowhere")}
     expected = run(subprocess.Popen, "-W", "error", *command, "a b", **options)
-    assert run(server.popen, "-W", "error", *command, "a b", **options) == expected
+    found = run(server.popen, "-W", "error", *command, "a b", **options)
+    if kind == "-c" and sys.version_info >= (3, 13):
+        # There the interpreter alone knows the lines of code from a command line.
+        expected, found = without_source(expected), without_source(found)
+    assert found == expected
+
+
+def without_source(done):
+    status, out, err = done
+    return status, out, [line for line in err.splitlines() if not line.startswith("    ")]
 
 
 @pytest.mark.parametrize("command", [("absent.py",), ("-m", "absent"), ("-u", "-c", "print(1)"), (".",)])
@@ -167,15 +178,7 @@ def test_what_it_starts_is_a_copy_too_and_its_server_ends_with_it(server):
 
 
 def named(name: str, parent: int) -> list[int]:
-    from torchrelay.testing.processes import all_processes
-
     return [each.pid for each in all_processes() if each.name == name and each.parent == parent]
-
-
-def gone(*pids: int) -> bool:
-    from torchrelay.testing.programs import gone
-
-    return gone(*pids)
 
 
 def test_startup_variables_and_options_have_servers_of_their_own(server):

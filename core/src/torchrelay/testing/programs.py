@@ -11,8 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from torchrelay.testing.foreign import LAUNCHERS
 
 LIMIT = 100
@@ -83,6 +81,8 @@ class Programs:
 
     def results(self, name: str, ranks: int = 2) -> list[Any]:
         """What each rank left under a name."""
+        import torch
+
         paths = [self.folder / f"{name}-{rank}.pt" for rank in range(ranks)]
         return [torch.load(path, weights_only=False) for path in paths]
 

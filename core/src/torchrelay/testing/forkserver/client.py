@@ -9,10 +9,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import torchrelay
 from torchrelay.testing.forkserver.request import Request, startup_variables
 from torchrelay.testing.forkserver.starter import Starter
 
@@ -29,11 +27,6 @@ PRELOAD = (
 
 VARIABLE = "TORCHRELAY_FORK_SERVER"
 """Environment variable: with the value 0 every program is started as an interpreter of its own."""
-
-_CODE = (
-    "import sys; path = sys.path[1:]; sys.path[:] = [*path, {home!r}]; "
-    "from torchrelay.testing.forkserver.server import main; main({descriptor}, {modules!r}, path)"
-)
 
 
 class ForkServerError(RuntimeError):
@@ -107,11 +100,10 @@ class ForkServer:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         others = os.environ.keys() - startup_variables(os.environ).keys()
         descriptor = theirs.fileno()
-        home = str(Path(torchrelay.__file__).parents[1])
-        code = _CODE.format(home=home, descriptor=descriptor, modules=tuple(self._modules))
+        module = "torchrelay.testing.forkserver.server"
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, *options, "-c", code],
+                [sys.executable, *options, "-m", module, str(descriptor), *self._modules],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env={**{name: os.environ[name] for name in others}, **variables},

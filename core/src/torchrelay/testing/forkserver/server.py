@@ -1,4 +1,6 @@
-"""The server's process: it imports modules, and forks itself for each program that it is asked to start.
+"""The server: `python -m torchrelay.testing.forkserver.server DESCRIPTOR MODULE...`.
+
+It imports modules, and forks itself for each program that it is asked to start.
 
 Each program has a server of its own, forked before anything of the program has run, for the programs that it starts in
 turn; that server ends with the program.
@@ -33,17 +35,17 @@ Started = tuple[Request, list[int]]
 """A program that this process has become: what was asked for, and its standard streams."""
 
 
-def main(descriptor: int, modules: Sequence[str], path: Sequence[str]) -> None:
+def main(argv: Sequence[str]) -> None:
     """Serve until the other side closes; in each process that becomes a program, run it.
 
     Args:
-        descriptor: a socket to the process that asks for programs.
-        modules: what to import before.
-        path: `sys.path` as an interpreter starts with it, without a program's own folder.
+        argv: descriptor of a socket to the process that asks for programs, and the modules to import before.
     """
+    descriptor, *modules = argv
+    # As an interpreter starts with it, without the program's own folder and PYTHONPATH.
     added = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    path = [each for each in path if each not in added]
-    connection = socket.socket(fileno=descriptor)
+    path = [each for each in sys.path[1:] if each not in added]
+    connection = socket.socket(fileno=int(descriptor))
     for name in modules:
         importlib.import_module(name)
     threads = len(os.listdir("/proc/self/task")) - 1
@@ -128,3 +130,7 @@ def _with_own_server(request: Request, streams: list[int]) -> Started:
     started = _serve(theirs)
     libc.prctl(_PR_SET_NAME, b"python")
     return started
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
