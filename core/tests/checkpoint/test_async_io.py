@@ -16,6 +16,7 @@ import torch
 
 from torchrelay.checkpoint import AsyncCheckpointIO, CheckpointIO, TorchCheckpointIO
 from torchrelay.errors import CheckpointError
+from torchrelay.testing.forkserver import shared_server
 
 
 class Gated(TorchCheckpointIO):
@@ -44,7 +45,7 @@ def read(path: Path) -> Any:
 
 
 def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    return shared_server().run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *map(str, arguments)],
         capture_output=True,
         text=True,

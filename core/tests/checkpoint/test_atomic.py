@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from torchrelay.checkpoint import atomic_write, replace_folder
+from torchrelay.testing.forkserver import shared_server
 
 
 def test_the_name_appears_only_when_all_is_written(tmp_path: Path) -> None:
@@ -92,7 +93,7 @@ def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path: Path) -> None:
         "with atomic_write(sys.argv[1]) as file:\n"
         "    file.write(b'new' * 100000); file.flush(); print('written', flush=True); time.sleep(60)"
     )
-    writer = subprocess.Popen(
+    writer = shared_server().popen(
         [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True
     )
     assert writer.stdout is not None

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import textwrap
 import threading
@@ -11,6 +10,7 @@ import weakref
 import pytest
 
 from torchrelay.checkpoint.background import Background
+from torchrelay.testing.forkserver import shared_server
 
 
 def fail() -> None:
@@ -82,7 +82,7 @@ def test_the_interpreter_waits_and_then_tells() -> None:
         background.start(slow)
         background.start(fail)
     """
-    ended = subprocess.run(
+    ended = shared_server().run(
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=50
     )
     assert ended.stdout == "done\n"
@@ -105,7 +105,7 @@ def test_a_forked_process_waits_for_nobody_elses_work() -> None:
             raise SystemExit(3)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     """
-    ended = subprocess.run(
+    ended = shared_server().run(
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
         capture_output=True,
         text=True,

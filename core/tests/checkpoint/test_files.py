@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 
 from torchrelay.checkpoint import TorchCheckpointIO, files
 from torchrelay.errors import CheckpointError, ConfigurationError, NotInstalledError
+from torchrelay.testing.forkserver import shared_server
 
 
 @pytest.fixture(params=["path", "file", "memory"])
@@ -160,7 +160,7 @@ def test_fsspec_is_imported_for_urls_alone(tmp_path: Path) -> None:
         "io.remove_checkpoint(sys.argv[1]); print('fsspec' in sys.modules)"
     )
     for path in (tmp_path / "a", f"file://{tmp_path}/a"):
-        done = subprocess.run(
+        done = shared_server().run(
             [sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=60
         )
         assert (done.stdout, done.stderr) == ("False\n", "")

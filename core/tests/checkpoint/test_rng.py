@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import random
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 
 from torchrelay.checkpoint import TorchCheckpointIO, rng
+from torchrelay.testing.forkserver import shared_server
 
 
 def test_every_generator_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_numpy_is_not_imported_for_it() -> None:
         "from torchrelay.checkpoint import rng; s = rng.capture(); rng.restore(s); "
         "print(sorted(s), 'numpy' in sys.modules)"
     )
-    found = subprocess.run(
+    found = shared_server().run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert found.stdout.strip() == "['python', 'torch'] False"

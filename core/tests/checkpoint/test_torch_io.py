@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 
 from torchrelay.checkpoint import TorchCheckpointIO
 from torchrelay.errors import CheckpointError
+from torchrelay.testing.forkserver import shared_server
 
 IO = TorchCheckpointIO()
 
@@ -148,7 +148,7 @@ def test_a_full_disk(good: Path, numel: int) -> None:
         except CheckpointError as error:
             print(error)
     """
-    done = subprocess.run(
+    done = shared_server().run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(code), str(good), str(numel)],
         capture_output=True,
         text=True,

@@ -14,6 +14,8 @@ import pytest
 import torch
 from torch.distributed import TCPStore
 
+from torchrelay.testing.forkserver import shared_server
+
 PRELUDE = """
 import sys
 from datetime import timedelta
@@ -80,7 +82,7 @@ def free_port() -> int:
 def _run(script: Path, folder: Path, arguments: list[str], ranks: tuple[int, ...]) -> list[Any]:
     outputs = [folder / f"{rank}.pt" for rank in ranks]
     processes = [
-        subprocess.Popen(
+        shared_server().popen(
             [sys.executable, "-W", "error", str(script), str(rank), *arguments, str(output)],
             stderr=subprocess.PIPE,
             text=True,

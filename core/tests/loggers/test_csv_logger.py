@@ -16,6 +16,7 @@ import torch
 
 from torchrelay.errors import ConfigurationError
 from torchrelay.loggers import CSVLogger
+from torchrelay.testing.forkserver import shared_server
 
 
 def table(logger):
@@ -212,7 +213,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 @pytest.mark.timeout(60)
 def test_a_process_that_is_killed_loses_no_row(tmp_path):
-    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], timeout=50)
+    done = shared_server().run([sys.executable, "-c", KILLED, str(tmp_path)], timeout=50)
     assert done.returncode == -signal.SIGKILL
     found = rows(CSVLogger(tmp_path, version=0))
     assert [row["step"] for row in found] == [str(step) for step in range(50)]
@@ -241,7 +242,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 def test_runs_that_begin_at_once_have_folders_of_their_own(tmp_path):
     code = "import sys; from torchrelay.loggers import CSVLogger; print(CSVLogger(sys.argv[1]).version)"
     command = [sys.executable, "-c", code, str(tmp_path)]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    running = [shared_server().popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     assert sorted(process.communicate(timeout=50)[0] for process in running) == [
         f"{number}\n" for number in range(4)
     ]

@@ -36,9 +36,18 @@ def environment(**variables: str) -> dict[str, str]:
 
 def run(popen, *command: str, **options):
     """Status, standard output and error of a program."""
-    options = {"env": environment(), "stdin": subprocess.DEVNULL, "start_new_session": True, **options}
+    options = {
+        "env": environment(),
+        "stdin": subprocess.DEVNULL,
+        "start_new_session": True,
+        **options,
+    }
     process = popen(
-        [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+        [sys.executable, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
     )
     out, err = process.communicate(timeout=60)
     return process.returncode, out, err
@@ -62,7 +71,8 @@ PROGRAMS = {
     "last value": "import atexit, sys; atexit.register(lambda: print(repr(sys.last_value))); 1 / 0",
     "thread": "import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.2), print('in it'))).start()",
     "warning": "import warnings; warnings.warn('w')",
-    "main": "import sys\nm = sys.modules['__main__']\nprint(sorted(vars(m)), m.__file__, m.__spec__ and m.__spec__.name, __name__)",
+    "main": "import sys\nm = sys.modules['__main__']\n"
+    "print(sorted(vars(m)), m.__file__, m.__spec__ and m.__spec__.name, __name__)",
     "words": "import sys; print(sys.argv, sys.orig_argv)",
     "path": "import sys; print(sys.path)",
     "pickle": "import pickle\nclass A: pass\nprint(type(pickle.loads(pickle.dumps(A()))) is A)",
@@ -106,7 +116,9 @@ def without_source(done):
     return status, out, [line for line in err.splitlines() if not line.startswith("    ")]
 
 
-@pytest.mark.parametrize("command", [("absent.py",), ("-m", "absent"), ("-u", "-c", "print(1)"), (".",)])
+@pytest.mark.parametrize(
+    "command", [("absent.py",), ("-m", "absent"), ("-u", "-c", "print(1)"), (".",)]
+)
 def test_what_is_not_there_and_what_a_copy_cannot_run(server, tmp_path, command):
     expected = run(subprocess.Popen, *command, cwd=tmp_path)
     assert run(server.popen, *command, cwd=tmp_path) == expected
@@ -136,7 +148,10 @@ def test_its_parent_session_folder_variables_and_input(server, tmp_path, session
 
 
 def test_a_signal_reaches_it_and_its_group(server, tmp_path):
-    for send in (subprocess.Popen.terminate, lambda process: os.killpg(process.pid, signal.SIGTERM)):
+    for send in (
+        subprocess.Popen.terminate,
+        lambda process: os.killpg(process.pid, signal.SIGTERM),
+    ):
         process = server.popen(
             [sys.executable, "-uc", "import time; print('on'); time.sleep(60)"],
             stdout=subprocess.PIPE,
@@ -152,7 +167,8 @@ def test_a_signal_reaches_it_and_its_group(server, tmp_path):
 
 NESTED = """
 import os, subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", "import sys, time; print('logging' in sys.modules, flush=True); time.sleep(60)"])
+code = "import sys, time; print('logging' in sys.modules, flush=True); time.sleep(60)"
+child = subprocess.Popen([sys.executable, "-c", code])
 sys.stdout.write(f"{child.pid}\\n")
 sys.stdout.flush()
 time.sleep(60)
@@ -192,8 +208,9 @@ def test_startup_variables_and_options_have_servers_of_their_own(server):
 
 
 def test_a_module_that_cannot_be_imported_is_an_error():
-    with ForkServer(("torchrelay.absent",)) as broken, pytest.raises(
-        ForkServerError, match="ended with status 1 while it started"
+    with (
+        ForkServer(("torchrelay.absent",)) as broken,
+        pytest.raises(ForkServerError, match="ended with status 1 while it started"),
     ):
         run(broken.popen, "-c", "")
 
@@ -202,8 +219,9 @@ def test_a_module_that_starts_a_thread_is_refused(tmp_path, monkeypatch):
     code = "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
     (tmp_path / "threaded.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with ForkServer(("threaded",)) as broken, pytest.raises(
-        ForkServerError, match="importing threaded has started 1 thread"
+    with (
+        ForkServer(("threaded",)) as broken,
+        pytest.raises(ForkServerError, match="importing threaded has started 1 thread"),
     ):
         run(broken.popen, "-c", "")
 
@@ -232,7 +250,9 @@ def test_torch_computes_in_a_copy_and_in_what_it_forks(tmp_path):
         assert run(server.popen, "program.py", cwd=tmp_path) == expected
 
 
-DRAWS = "import numpy, random, torch; print(torch.rand(1).item(), numpy.random.rand(), random.random())"
+DRAWS = (
+    "import numpy, random, torch; print(torch.rand(1).item(), numpy.random.rand(), random.random())"
+)
 
 
 def test_copies_draw_random_numbers_of_their_own():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 
 import pytest
@@ -23,6 +22,7 @@ from torchrelay.errors import (
 )
 from torchrelay.precision import MixedPrecision, TruePrecision
 from torchrelay.strategies import SingleDeviceStrategy
+from torchrelay.testing.forkserver import shared_server
 
 ARGUMENTS = {
     "alias": (
@@ -258,7 +258,9 @@ def test_an_installed_plugin_that_is_switched_off_or_absent():
     """With every plugin switched off, `ddp` cannot be had, whether or not its package is installed here."""
     code = "from torchrelay import Trainer; Trainer(strategy='ddp', accelerator='cpu', devices=2)"
     environ = {**os.environ, "TORCHRELAY_DISABLE_PLUGINS": "*"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ)
+    done = shared_server().run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environ
+    )
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     off = "strategy 'ddp' cannot be had: torchrelay-ddp is installed, but the environment variable TORCHRELAY_DIS"

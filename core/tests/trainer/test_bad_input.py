@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 
 import pytest
@@ -13,6 +12,7 @@ from torchrelay import Callback, LightningModule
 from torchrelay.callbacks import ModelCheckpoint
 from torchrelay.errors import CheckpointError, ConfigurationError
 from torchrelay.loggers import CSVLogger
+from torchrelay.testing.forkserver import shared_server
 
 
 def without(name):
@@ -212,7 +212,7 @@ trainer.fit(Module(), {data})
 def test_a_script_prints_one_line_with_the_users_own(tmp_path, data, line, message):
     script = tmp_path / "train.py"
     script.write_text(SCRIPT.replace("{data}", data))
-    done = subprocess.run(
+    done = shared_server().run(
         [sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path
     )
     assert (done.returncode, done.stdout) == (1, "")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 
 import pytest
 from torch.utils.data import DataLoader
 
 from torchrelay.launchers.interruption import handling
+from torchrelay.testing.forkserver import shared_server
 from torchrelay.trainer.workers import opened
 
 pytestmark = [
@@ -73,8 +73,8 @@ def run(tmp_path):
     def run(how):
         script = tmp_path / "script.py"
         script.write_text(PROGRAM)
-        return subprocess.run(
-            [sys.executable, script, how], capture_output=True, text=True, timeout=60
+        return shared_server().run(
+            [sys.executable, str(script), how], capture_output=True, text=True, timeout=60
         )
 
     return run

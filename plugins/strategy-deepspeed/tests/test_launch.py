@@ -11,7 +11,7 @@ import pytest
 if importlib.util.find_spec("deepspeed") is None:
     pytest.skip("needs DeepSpeed", allow_module_level=True)
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = [pytest.mark.timeout(150), pytest.mark.real_interpreters]
 
 PROMPT = 10.0
 """Seconds in which everybody is gone once a rank has failed."""

@@ -12,7 +12,7 @@ from torchrelay.testing.nodes import train_on
 if importlib.util.find_spec("deepspeed") is None:
     pytest.skip("needs DeepSpeed", allow_module_level=True)
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.nodes]
+pytestmark = [pytest.mark.timeout(300), pytest.mark.nodes, pytest.mark.real_interpreters]
 
 
 def at(stage, nodes=2, **more):

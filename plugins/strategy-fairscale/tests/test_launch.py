@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = [pytest.mark.timeout(150), pytest.mark.real_interpreters]
 
 PROMPT = 15.0
 """Seconds in which everybody is gone once a rank has failed."""

@@ -21,7 +21,7 @@ from torchrelay.environments import (
 from torchrelay.errors import ConfigurationError, LaunchError, UnsupportedError
 from torchrelay_horovod import HorovodEnvironment, HorovodStrategy, vendor
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = [pytest.mark.timeout(150), pytest.mark.real_interpreters]
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 HOROVODRUN = (str(SCRIPTS / "horovodrun"), "-np", "2", "python", "-W", "error")

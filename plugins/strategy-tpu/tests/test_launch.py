@@ -10,7 +10,7 @@ from torchrelay import Trainer
 from torchrelay.environments import TorchrunEnvironment
 from torchrelay.errors import ConfigurationError, LaunchError, UnsupportedError
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = [pytest.mark.timeout(150), pytest.mark.real_interpreters]
 
 TORCHRUN = (
     *(sys.executable, "-m", "torch.distributed.run", "--standalone"),

@@ -3,7 +3,7 @@
 python interruptible.py STRATEGY PROCESSES [CKPT_PATH]
 
 The variable PAUSE makes each training step so many seconds longer. VALIDATION names a file for which each validation
-step waits. Each rank writes its process id once it has trained for some steps, or is in validation where that waits, and
+step waits. Each rank writes its process id once it has trained for some steps, or is in a validation that waits, and
 leaves its weights at the end.
 """
 

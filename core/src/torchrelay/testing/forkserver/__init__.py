@@ -8,9 +8,9 @@ does. Programs that it starts by `subprocess` itself, such as the other ranks of
     with ForkServer() as server:
         process = server.popen([sys.executable, "train.py"], stdout=subprocess.PIPE, start_new_session=True)
 
-What differs: the start itself (what is read from `-X importtime` or `sys.modules`, memory that is shared with the server,
-`/proc/PID/cmdline` and `environ`), and that all copies hash strings alike. Tests of these, and of launching, take real
-interpreters: `subprocess.Popen`.
+What differs: the start itself (`-X importtime`, which modules are loaded, memory that is shared with the server,
+`/proc/PID/cmdline` and `environ`), and that all copies of a server hash strings alike. What tests these things, or how
+processes are launched, takes real interpreters, by `subprocess.Popen`.
 
 Needs Linux; elsewhere `popen` is `subprocess.Popen`, and programs take longer to start.
 """

@@ -75,6 +75,35 @@ class ForkServer:
             return subprocess.Popen(command, **options)
         return _Popen(self, command, **options)
 
+    def run(
+        self,
+        command: Sequence[str],
+        *,
+        timeout: float | None = None,
+        check: bool = False,
+        capture_output: bool = False,
+        **options: Any,
+    ) -> subprocess.CompletedProcess[Any]:
+        """Run a program to its end; the arguments and the result are those of `subprocess.run`, without `input`.
+
+        Raises:
+            subprocess.TimeoutExpired: it had not ended after `timeout` seconds, and was ended.
+            subprocess.CalledProcessError: `check`, and its exit status is not 0.
+            ForkServerError: the server did not start.
+        """
+        if capture_output:
+            options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with self.popen(command, **options) as process:
+            try:
+                out, err = process.communicate(timeout=timeout)
+            except BaseException:
+                process.kill()
+                raise
+        done = subprocess.CompletedProcess(process.args, process.returncode, out, err)
+        if check:
+            done.check_returncode()
+        return done
+
     def close(self) -> None:
         """End the servers. Programs that they have started go on."""
         for process, starter in self._servers.values():

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from types import ModuleType
+from typing import TextIO
 
 from torchrelay.environments.program import Program
 from torchrelay.testing.forkserver.request import Request
@@ -31,9 +32,9 @@ def become(request: Request, streams: Sequence[int], path: Sequence[str]) -> Non
     os.chdir(request.directory)
     # Both remember what they found when they were first used or imported.
     tempfile.tempdir = None
-    multiprocessing.process.ORIGINAL_DIR = request.directory
+    multiprocessing.process.ORIGINAL_DIR = request.directory  # type: ignore[attr-defined]
     if "-u" in request.program.options:
-        sys.stdout = sys.__stdout__ = _unbuffered(1, sys.stdout)
+        sys.stdout = sys.__stdout__ = _unbuffered(1, sys.stdout)  # type: ignore[misc]
     sys.orig_argv = list(request.argv)
     added = request.environment.get("PYTHONPATH", "")
     sys.path[:] = ["", *added.split(os.pathsep)] if added else [""]
@@ -51,9 +52,9 @@ def _draw_anew() -> None:
             generator.seed()
 
 
-def _unbuffered(descriptor: int, like: io.TextIOWrapper) -> io.TextIOWrapper:
+def _unbuffered(descriptor: int, like: TextIO) -> TextIO:
     raw = io.FileIO(descriptor, "w", closefd=False)
-    return io.TextIOWrapper(raw, like.encoding, like.errors, write_through=True)  # type: ignore[type-var]
+    return io.TextIOWrapper(raw, like.encoding, like.errors, write_through=True)
 
 
 def run(program: Program) -> None:
@@ -113,4 +114,3 @@ def _show(error: BaseException) -> None:
         trace = trace.tb_next
     sys.last_type, sys.last_value, sys.last_traceback = type(error), error, trace
     sys.excepthook(type(error), error.with_traceback(trace), trace)
-

@@ -101,8 +101,7 @@ class Request:
         program = self.program
         # Folders and archives have a way of their own to be run; a terminal changes how Python makes its streams.
         return (
-            program.target[:1] in (("-m",), ("-c",))
-            or "".join(program.target).endswith(".py")
+            program.target[:1] in (("-m",), ("-c",)) or "".join(program.target).endswith(".py")
         ) and (
             "-i" not in program.options
             and os.path.isdir(self.directory)

@@ -115,9 +115,7 @@ def _with_own_server(request: Request, streams: list[int]) -> Started:
     program, libc = os.getpid(), ctypes.CDLL(None)
     if os.fork():
         theirs.close()
-        Starter(
-            ours, request.options, startup_variables(request.environment)
-        ).serve_subprocess()
+        Starter(ours, request.options, startup_variables(request.environment)).serve_subprocess()
         return request, streams
     ours.close()
     for stream in streams:
