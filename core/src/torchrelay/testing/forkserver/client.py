@@ -135,7 +135,12 @@ class ForkServer:
                 [sys.executable, *options, "-m", module, str(descriptor), *self._modules],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                env={**{name: os.environ[name] for name in others}, **variables},
+                # NumPy's OpenBLAS starts threads when it is imported, unless it is told not to.
+                env={
+                    **{name: os.environ[name] for name in others},
+                    "OPENBLAS_NUM_THREADS": "1",
+                    **variables,
+                },
                 pass_fds=[descriptor],
                 start_new_session=True,
             )

@@ -34,7 +34,7 @@ def become(request: Request, streams: Sequence[int], path: Sequence[str]) -> Non
     tempfile.tempdir = None
     multiprocessing.process.ORIGINAL_DIR = request.directory  # type: ignore[attr-defined]
     if "-u" in request.program.options:
-        sys.stdout = sys.__stdout__ = _unbuffered(1, sys.stdout)  # type: ignore[misc]
+        sys.stdout = _unbuffered(1, sys.stdout)
     sys.orig_argv = list(request.argv)
     added = request.environment.get("PYTHONPATH", "")
     sys.path[:] = ["", *added.split(os.pathsep)] if added else [""]
