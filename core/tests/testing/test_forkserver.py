@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -167,25 +168,31 @@ def test_a_signal_reaches_it_and_its_group(server, tmp_path):
 
 NESTED = """
 import os, subprocess, sys, time
-code = "import sys, time; print('logging' in sys.modules, flush=True); time.sleep(60)"
-child = subprocess.Popen([sys.executable, "-c", code])
-sys.stdout.write(f"{child.pid}\\n")
-sys.stdout.flush()
+loaded = "import os, sys, time; os.write(1, str('logging' in sys.modules).encode()); time.sleep(60)"
+child = subprocess.Popen([sys.executable, "-c", loaded], stdout=subprocess.PIPE)
+os.write(1, b"%d %s" % (child.pid, child.stdout.read(4)))
 time.sleep(60)
 """
 
 
 def test_what_it_starts_is_a_copy_too_and_its_server_ends_with_it(server):
     process = server.popen(
-        [sys.executable, "-c", NESTED], stdout=subprocess.PIPE, text=True, env=environment()
+        [sys.executable, "-c", NESTED],
+        stdout=subprocess.PIPE,
+        env=environment(),
+        start_new_session=True,
     )
-    lines = sorted(process.stdout.readline().strip() for _ in range(2))
-    child, loaded = int(lines[0]), lines[1]
-    assert loaded == "True"
-    status = Path(f"/proc/{child}/status").read_text()
-    assert f"PPid:\t{process.pid}\n" in status
+    pid, loaded = os.read(process.stdout.fileno(), 64).split()
+    child = int(pid)
+    assert loaded == b"True"
+    assert Path(f"/proc/{child}/status").read_text().count(f"PPid:\t{process.pid}\n") == 1
+    assert os.getsid(child) == os.getpgid(child) == process.pid
     helpers = named("fork-server", process.pid)
     assert len(helpers) == 1
+    # What is sent to the group is not for the server.
+    os.kill(helpers[0], signal.SIGTERM)
+    time.sleep(0.1)
+    assert named("fork-server", process.pid) == helpers
     process.kill()
     process.wait(30)
     assert gone(*helpers)

@@ -36,11 +36,14 @@ class Program:
         target: `"package.module:function"`; called with a `Context` in each process that the program starts in.
         arguments: further arguments, by name; JSON.
         timeout: seconds after which it is ended.
+        real_interpreter: whether it is no copy of a process that has imported torch, because it looks at what is
+            imported.
     """
 
     target: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     timeout: float = 90.0
+    real_interpreter: bool = False
 
     @property
     def name(self) -> str:

@@ -41,7 +41,8 @@ def _plugin(case: Case) -> Plugin:
 
 def _facts(case: Case, attempt: int = 0) -> dict[str, Any]:
     arguments = {"module": _plugin(case).module, "attempt": attempt}
-    program = Program("torchrelay.testing.declaration_facts:find_out", arguments)
+    target = "torchrelay.testing.declaration_facts:find_out"
+    program = Program(target, arguments, real_interpreter=True)
     found: dict[str, Any] = case.run(program, case.subject).require_success().read("facts")
     return found
 

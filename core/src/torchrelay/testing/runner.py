@@ -49,7 +49,8 @@ def run_program(program: Program, subject: Subject, folder: Path, ranks: int) ->
         adopting_orphans(),
     ):
         server, strangers = shared_server(), children()
-        process = server.popen(
+        popen = subprocess.Popen if program.real_interpreter else server.popen
+        process = popen(
             command,
             cwd=work,
             env=environment(subject, temporary),

@@ -16,13 +16,18 @@ from torchrelay.errors import LaunchError, WorkerError
 from torchrelay.launchers import Launcher, ScriptLauncher
 from torchrelay.strategies import SingleDeviceStrategy
 from torchrelay.testing import Subject
+from torchrelay.testing.forkserver.server import NAME as SERVER
 
 # Until the kit removes the folder of the program's temporary files.
 WAIT = "import os, sys, time\nwhile os.path.exists(sys.argv[1]): time.sleep(0.2)"
 
 
-def start_helper(**options: Any) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", WAIT, os.environ["TMPDIR"]], **options)
+DISGUISE = f"import ctypes; ctypes.CDLL(None).prctl(15, {SERVER.encode()!r})  # PR_SET_NAME\n"
+
+
+def start_helper(before: str = "", **options: Any) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", before + WAIT, os.environ["TMPDIR"]]
+    return subprocess.Popen(command, **options)
 
 
 class QuietBeforeTraining(SingleDeviceStrategy):
@@ -112,14 +117,13 @@ class LeavesVariables(SingleDeviceStrategy):
 
 
 class LeavesAPort(SingleDeviceStrategy):
-    """Lets a helper of another session inherit the socket on which it listens."""
+    """Lets a helper inherit the socket on which it listens, and the kit take the helper for one of its own."""
 
     def setup_environment(self) -> None:
         super().setup_environment()
         self.door = socket.create_server(("127.0.0.1", 0))
         kept = (self.door.fileno(),)
-        # Without the environment by which the kit would know it for its own.
-        self.helper = start_helper(pass_fds=kept, start_new_session=True, env={})
+        self.helper = start_helper(DISGUISE, pass_fds=kept, start_new_session=True)
 
 
 class TrainsOnce(SingleDeviceStrategy):

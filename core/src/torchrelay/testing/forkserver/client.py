@@ -45,7 +45,7 @@ class ForkServer:
 
     def __init__(self, preload: Sequence[str] = PRELOAD) -> None:
         self._modules = list(preload)
-        self._servers: dict[Any, tuple[subprocess.Popen[bytes], Starter]] = {}
+        self._servers: dict[Any, Starter] = {}
 
     def __enter__(self) -> ForkServer:
         return self
@@ -60,7 +60,7 @@ class ForkServer:
     @property
     def pids(self) -> frozenset[int]:
         """The process ids of the servers."""
-        return frozenset(process.pid for process, _ in self._servers.values())
+        return frozenset(starter.server for starter in self._servers.values())
 
     def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
         """Start a program; the arguments and the result are those of `subprocess.Popen`.
@@ -106,9 +106,8 @@ class ForkServer:
 
     def close(self) -> None:
         """End the servers. Programs that they have started go on."""
-        for process, starter in self._servers.values():
+        for starter in self._servers.values():
             starter.close()
-            process.wait()
         self._servers.clear()
 
     def start(self, popen: subprocess.Popen[Any], request: Request) -> None:
@@ -121,11 +120,9 @@ class ForkServer:
         key = (request.options, tuple(sorted(variables.items())))
         if key not in self._servers:
             self._servers[key] = self._serve(request.options, variables)
-        self._servers[key][1].start(popen, request)
+        self._servers[key].start(popen, request)
 
-    def _serve(
-        self, options: Sequence[str], variables: dict[str, str]
-    ) -> tuple[subprocess.Popen[bytes], Starter]:
+    def _serve(self, options: Sequence[str], variables: dict[str, str]) -> Starter:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         others = os.environ.keys() - startup_variables(os.environ).keys()
         descriptor = theirs.fileno()
@@ -151,7 +148,9 @@ class ForkServer:
             raise ForkServerError(
                 answer or f"it ended with status {process.returncode} while it started"
             )
-        return process, Starter(ours, options, variables)
+        # Its end is waited for by its id.
+        process.returncode = 0
+        return Starter(ours, options, variables, process.pid)
 
 
 @functools.cache

@@ -20,9 +20,7 @@ from torchrelay.testing.forkserver.request import Request
 
 
 def become(request: Request, streams: Sequence[int], path: Sequence[str]) -> None:
-    """Take over a program's session, standard streams, environment, working directory and search path."""
-    if request.session:
-        os.setsid()
+    """Take over a program's standard streams, environment, working directory and search path."""
     for target, stream in enumerate(streams):
         os.dup2(stream, target)
     for stream in streams:

@@ -56,7 +56,10 @@ def main(argv: Sequence[str]) -> None:
     # What is here is not looked at by later collections, whose marks would copy every page of it.
     gc.freeze()
     connection.send(b"ready")
-    request, streams = _with_own_server(*_serve(connection))
+    request, streams = _serve(connection)
+    if request.session:
+        os.setsid()
+    request, streams = _with_own_server(request, streams)
     copy.become(request, streams, path)
     copy.run(request.program)
 
@@ -112,14 +115,19 @@ def _wait_for_parent(parent: int) -> None:
 def _with_own_server(request: Request, streams: list[int]) -> Started:
     """Fork a server for a program. Returns in the program, and in each one that its server starts."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    program, libc = os.getpid(), ctypes.CDLL(None)
-    if os.fork():
+    program = os.getpid()
+    server = os.fork()
+    if server:
         theirs.close()
-        Starter(ours, request.options, startup_variables(request.environment)).serve_subprocess()
+        variables = startup_variables(request.environment)
+        Starter(ours, request.options, variables, server).serve_subprocess()
         return request, streams
     ours.close()
     for stream in streams:
         os.close(stream)
+    # In the program's session and process group, as what it starts may stay in them; their signals are not for it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     libc.prctl(_PR_SET_NAME, NAME.encode())
     # The program may have died before the request.
@@ -127,6 +135,9 @@ def _with_own_server(request: Request, streams: list[int]) -> Started:
         os._exit(0)
     started = _serve(theirs)
     libc.prctl(_PR_SET_NAME, b"python")
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if started[0].session:
+        os.setsid()
     return started
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import pickle
@@ -9,7 +10,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from torchrelay.testing.forkserver.request import Request, startup_variables
@@ -27,19 +28,28 @@ class Starter:
         connection: to the server.
         options: the interpreter options that the server runs with.
         variables: its startup variables.
+        server: its process id; it is a child of this process.
     """
 
     def __init__(
-        self, connection: socket.socket, options: Sequence[str], variables: Mapping[str, str]
+        self,
+        connection: socket.socket,
+        options: Sequence[str],
+        variables: Mapping[str, str],
+        server: int,
     ) -> None:
         self._connection = connection
+        self.server = server
         self._options = tuple(options)
         self._variables = dict(variables)
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        """Let the server end."""
+        """Let the server end, and wait until it has."""
         self._connection.close()
+        # Something in this process may have waited for all its children.
+        with suppress(ChildProcessError):
+            os.waitpid(self.server, 0)
 
     def start(self, popen: subprocess.Popen[Any], request: Request) -> bool:
         """Start a program for a Popen; False if it needs a server with other options or variables."""
@@ -63,7 +73,13 @@ class Starter:
             if request is None or not self.start(popen, request):
                 _execute_child(popen, *arguments)
 
+        def close() -> None:
+            if os.getpid() == owner:
+                self.close()
+
         subprocess.Popen._execute_child = execute_child  # type: ignore[attr-defined]
+        # Registered before any of the program's, it is called after all of them.
+        atexit.register(close)
 
 
 @contextmanager
