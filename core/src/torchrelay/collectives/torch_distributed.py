@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from torchrelay.collectives import messages
 from torchrelay.collectives.collectives import Collectives, ReduceOp
 from torchrelay.collectives.gathering import gather_with_gradients
 from torchrelay.collectives.packing import (
@@ -21,7 +22,7 @@ from torchrelay.collectives.packing import (
     reduce_together,
     to_bytes,
 )
-from torchrelay.collectives.parcels import pack, unpack
+from torchrelay.collectives.parcels import from_message, to_message
 from torchrelay.collectives.store import open_store
 from torchrelay.environments.environment import ClusterEnvironment
 from torchrelay.errors import ConfigurationError, LaunchError, TorchrelayError
@@ -152,16 +153,23 @@ class TorchCollectives(Collectives):
         Tensors on the sender's device arrive on the receiver's.
         """
         self._require_connection()
-        parcel: list[Any] = [pack(value, self._device) if self._rank == src else None]
-        dist.broadcast_object_list(parcel, src=src, device=self._wire)
-        return value if self._rank == src else unpack(parcel[0], self._device)
+
+        def broadcast(buffer: torch.Tensor) -> None:
+            sent = buffer.to(self._wire)
+            dist.broadcast(sent, src)
+            if self._rank != src and sent is not buffer:
+                buffer.copy_(sent)
+
+        if self._rank == src:
+            messages.send(to_message(value, self._device), broadcast)
+            return value
+        return from_message(messages.receive(broadcast), self._device)
 
     def gather_objects(self, value: Any) -> list[Any]:
         """Every rank's value, any object that can be pickled, in rank order, on every rank."""
         self._require_connection()
-        parcels: list[Any] = [None] * self._world_size
-        dist.all_gather_object(parcels, pack(value, self._device))
-        return [unpack(parcel, self._device) for parcel in parcels]
+        gathered = messages.gather(to_message(value, self._device), self._rows)
+        return [from_message(message, self._device) for message in gathered]
 
     def barrier(self, name: str = "") -> None:
         """Wait until all ranks have come here."""
@@ -236,10 +244,14 @@ class TorchCollectives(Collectives):
         self._require_connection()
         if not tensors:
             return []
-        payload = to_bytes(tensors, self._wire)
+        return from_bytes(self._rows(to_bytes(tensors, self._wire)), tensors)
+
+    def _rows(self, payload: torch.Tensor) -> torch.Tensor:
+        """The payloads (n,) of all ranks as rows (world_size, n), in rank order."""
+        payload = payload.to(self._wire)
         rows = payload.new_empty(self._world_size, payload.numel())
         dist.all_gather(list(rows.unbind(0)), payload)
-        return from_bytes(rows, tensors)
+        return rows
 
     def _own_slices(self, gradients: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         totals = self._reduce(gradients, dist.ReduceOp.SUM)

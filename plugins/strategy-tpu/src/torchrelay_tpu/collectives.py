@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from torchrelay.collectives.packing import (
     reduce_together,
     to_bytes,
 )
-from torchrelay.collectives.parcels import pack, unpack
+from torchrelay.collectives.parcels import from_message, to_message
 from torchrelay.environments import ClusterEnvironment
 from torchrelay.errors import TorchrelayError
 from torchrelay.tree import flatten
@@ -28,6 +27,8 @@ SMALLEST = 1024
 """Bytes of the smallest message. The next are twice as large each, so that few sizes have to be compiled."""
 
 CPU = torch.device("cpu")
+
+NOTHING = torch.empty(0, dtype=torch.uint8)
 
 
 class XLACollectives(Collectives):
@@ -102,17 +103,16 @@ class XLACollectives(Collectives):
         """
         self._require_connection()
         mine = self._rank == src
-        sent = self._pickled(value) if mine else b""
-        buffer = _buffer(sent, self._largest(len(sent)))
-        received = vendor.all_reduce(buffer, "sum", self._device)  # the others send zeros
-        return value if mine else self._unpickled(received)
+        sent = to_message(value, self._device) if mine else NOTHING
+        # The others send zeros.
+        received = vendor.all_reduce(self._padded(sent), "sum", self._device)
+        return value if mine else from_message(received, self._device)
 
     def gather_objects(self, value: Any) -> list[Any]:
         """Every replica's value, any object that can be pickled, in rank order, on every replica."""
         self._require_connection()
-        sent = self._pickled(value)
-        buffer = _buffer(sent, self._largest(len(sent)))
-        return [self._unpickled(row) for row in vendor.all_gather(buffer, self._device)]
+        rows = vendor.all_gather(self._padded(to_message(value, self._device)), self._device)
+        return [from_message(row, self._device) for row in rows]
 
     def barrier(self, name: str = "") -> None:
         """Wait until all replicas have come here."""
@@ -151,17 +151,12 @@ class XLACollectives(Collectives):
             for total, gradient in zip(totals, gradients, strict=True)
         ]
 
-    def _pickled(self, value: Any) -> bytes:
-        return pickle.dumps(pack(value, self._device))
-
-    def _unpickled(self, row: torch.Tensor) -> Any:
-        # Of this run's own, and what lies behind the end of a pickle is not read.
-        return unpack(pickle.loads(row.numpy().tobytes()), self._device)
-
-    def _largest(self, size: int) -> int:
-        """A size of message that is enough for every replica."""
+    def _padded(self, message: torch.Tensor) -> torch.Tensor:
+        """Bytes, and zeros up to a size that is enough for every replica."""
+        size = message.numel()
         largest = int(vendor.all_reduce(torch.tensor([size]), "max", self._device))
-        return max(SMALLEST, 1 << (largest - 1).bit_length())
+        room = max(SMALLEST, 1 << (largest - 1).bit_length())
+        return torch.nn.functional.pad(message, (0, room - size))
 
     def _require_connection(self) -> None:
         """Run what is pending, on every replica, so that what communicates is a graph of its own."""
@@ -172,11 +167,3 @@ class XLACollectives(Collectives):
     def _require_once(self) -> None:
         if not self._world_size:
             raise TorchrelayError("not connected; call connect(environment, device) first")
-
-
-def _buffer(content: bytes, size: int) -> torch.Tensor:
-    """Bytes, and zeros up to a size."""
-    buffer = torch.zeros(size, dtype=torch.uint8)
-    if content:
-        buffer[: len(content)] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-    return buffer

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from torchrelay.collectives.messages import to_bytearray
+
 _STEP, _RANK = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9
 """By which seeds of successive steps, and of ranks, differ: odd constants of SplitMix64."""
 
@@ -36,5 +38,5 @@ class Noise:
 
 def beginning() -> int:
     """Where seeds begin: what the state of torch's generator says, from which nothing is drawn."""
-    state = torch.get_rng_state().numpy().tobytes()
+    state = to_bytearray(torch.get_rng_state())
     return int.from_bytes(hashlib.blake2b(state, digest_size=8).digest(), "little") % _SEEDS
