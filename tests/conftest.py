@@ -46,8 +46,8 @@ class Environment:
         assert done.returncode == 0, done.stderr
         return done
 
-    def run(self, program: str, *arguments: str | Path) -> Run:
-        return run(self.path / "bin" / program, *arguments, cwd=self.path)
+    def run(self, program: str, *arguments: str | Path, timeout: float = 100) -> Run:
+        return run(self.path / "bin" / program, *arguments, cwd=self.path, timeout=timeout)
 
 
 @pytest.fixture(scope="session")
