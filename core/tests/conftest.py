@@ -13,7 +13,15 @@ from typing import Any
 
 import pytest
 
+from torchrelay.plugin import installing
 from torchrelay.testing.fixtures import pytest_configure as pytest_configure
+
+
+@pytest.fixture(autouse=True)
+def _from_an_index(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands in messages are those for an installation from an index, whatever the tests are run from."""
+    if request.path.name != "test_installing.py":
+        monkeypatch.setattr(installing, "direct_url", lambda _: {})
 
 
 class Site:

@@ -9,6 +9,7 @@ import pytest
 
 from torchrelay.cli import main
 from torchrelay.plugin.catalogue import BACKENDS
+from torchrelay.plugin.installing import install_backend
 from torchrelay.plugin.registry import get_registry
 from torchrelay.plugin.scan import core_version, version_of
 
@@ -207,7 +208,7 @@ def test_what_is_not_installed_or_switched_off_or_without_device_is_not_broken(
     for backend in absent:
         found = of(report, backend.distribution)
         assert (found["failed"], found["broken"]) == ("installed", False)
-        assert found["mend"] == (backend.install if backend.published else "")
+        assert found["mend"] == (install_backend(backend) if backend.published else "")
     assert (code, report["broken"], device["broken"], off["broken"]) == (0, False, False, False)
 
 

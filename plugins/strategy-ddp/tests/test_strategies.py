@@ -157,15 +157,15 @@ def test_ddp2_replicates_on_gpus_only():
     [
         (
             {"strategy": "ddp_spawn", "accelerator": "tpu", "devices": 8},
-            r"accelerator 'tpu' comes with torchrelay-tpu.*pip install \"torchrelay\[tpu\]\"",
+            r"accelerator 'tpu' comes with torchrelay-tpu.*pip install .*tpu",
         ),
         (
             {"accelerator": "ipu", "devices": 8},
-            r"accelerator 'ipu' comes with torchrelay-ipu.*pip install \"torchrelay\[ipu\]\"",
+            r"accelerator 'ipu' comes with torchrelay-ipu.*pip install .*ipu",
         ),
         (
             {"strategy": "bagua", "devices": "auto"},
-            r"strategy 'bagua' comes with torchrelay-bagua.*pip install \"torchrelay\[bagua\]\"",
+            r"strategy 'bagua' comes with torchrelay-bagua.*pip install .*bagua",
         ),
     ],
     ids=["tpu", "ipu", "bagua"],

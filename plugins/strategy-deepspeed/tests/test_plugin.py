@@ -78,7 +78,7 @@ def test_without_deepspeed_the_specs_name_the_command(monkeypatch):
     monkeypatch.delitem(sys.modules, "deepspeed", raising=False)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     (need,) = missing(SPECS["deepspeed"].requires)
-    assert need.install == 'pip install "torchrelay[deepspeed]"'
+    assert need.install == 'pip install "deepspeed>=0.19.8,<0.20"'
 
 
 def test_hearing_of_it_imports_neither_torch_nor_deepspeed():
@@ -124,4 +124,4 @@ def test_the_installed_deepspeed_is_one_that_was_run():
 
 def test_no_deepspeed_is_told(monkeypatch):
     monkeypatch.setattr(vendor, "version", lambda: None)
-    assert vendor.tested().endswith('pip install "torchrelay[deepspeed]"')
+    assert vendor.tested().endswith('pip install "deepspeed>=0.19.8,<0.20"')

@@ -70,7 +70,7 @@ def test_without_fairscale_the_specs_name_the_command(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     (need,) = missing(SPECS["ddp_sharded"].requires)
-    assert need.install == 'pip install "torchrelay[fairscale]"'
+    assert need.install == 'pip install "fairscale>=0.4.13,<0.5"'
 
 
 def test_hearing_of_it_imports_neither_torch_nor_fairscale():
@@ -114,7 +114,7 @@ def test_a_version_that_was_not_run_is_told(monkeypatch, version, well):
 
 def test_no_fairscale_is_told(monkeypatch):
     monkeypatch.setattr(vendor, "version", lambda: None)
-    assert vendor.tested() == 'FairScale is not installed: pip install "torchrelay[fairscale]"'
+    assert vendor.tested() == 'FairScale is not installed: pip install "fairscale>=0.4.13,<0.5"'
 
 
 def test_outside_of_a_run_wrap_gives_back_the_layer():

@@ -12,6 +12,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from torchrelay.callbacks.callback import Callback
 from torchrelay.errors import ConfigurationError, NotInstalledError
+from torchrelay.plugin.installing import install_extra
 
 if TYPE_CHECKING:
     from torchrelay.module import LightningModule
@@ -83,7 +84,7 @@ class RichModelSummary(ModelSummary):
     def __init__(self, max_depth: int = 1, header_style: str = "bold") -> None:
         if importlib.util.find_spec("rich") is None:
             raise NotInstalledError(
-                'RichModelSummary needs rich, which is not installed; run: pip install "torchrelay[rich]"'
+                f"RichModelSummary needs rich, which is not installed; run: {install_extra('rich')}"
             )
         super().__init__(max_depth)
         self.header_style = header_style

@@ -10,6 +10,7 @@ from typing import Any
 from torchrelay.callbacks.progress_bar import ProgressBar
 from torchrelay.callbacks.progress_displays import Display, PlainDisplay
 from torchrelay.errors import ConfigurationError, NotInstalledError
+from torchrelay.plugin.installing import install_extra
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class RichProgressBar(ProgressBar):
     ) -> None:
         if importlib.util.find_spec("rich") is None:
             raise NotInstalledError(
-                'RichProgressBar needs rich, which is not installed; run: pip install "torchrelay[rich]"'
+                f"RichProgressBar needs rich, which is not installed; run: {install_extra('rich')}"
             )
         if not isinstance(theme, (RichProgressBarTheme, type(None))):
             raise ConfigurationError(

@@ -16,6 +16,7 @@ from torchrelay.callbacks.progress_displays import (
     in_notebook,
 )
 from torchrelay.errors import ConfigurationError, NotInstalledError
+from torchrelay.plugin.installing import install_extra
 
 _REDRAWS_PER_SECOND = 10.0
 _FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
@@ -38,7 +39,7 @@ class TQDMProgressBar(ProgressBar):
     ) -> None:
         if importlib.util.find_spec("tqdm") is None:
             raise NotInstalledError(
-                'TQDMProgressBar needs tqdm, which is not installed; run: pip install "torchrelay[tqdm]"'
+                f"TQDMProgressBar needs tqdm, which is not installed; run: {install_extra('tqdm')}"
             )
         for name, value in (("refresh_rate", refresh_rate), ("process_position", process_position)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:

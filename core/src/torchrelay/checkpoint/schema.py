@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 import torch
 
 from torchrelay.errors import CheckpointError
+from torchrelay.plugin.installing import install_newer_core
 
 SCHEMA_VERSION = 1
 """The version of the form below that this torchrelay writes; it reads this one and all before."""
@@ -110,7 +111,7 @@ def check_manifest(
     if not isinstance(schema, int) or not 1 <= schema <= newest:
         raise CheckpointError(
             f"torchrelay {writer} wrote the checkpoint in form {schema}, and torchrelay {version('torchrelay')} "
-            f'reads forms 1 to {newest}; pip install "torchrelay>={writer}"'
+            f"reads forms 1 to {newest}; {install_newer_core(str(writer))}"
         )
     return dict(manifest)
 

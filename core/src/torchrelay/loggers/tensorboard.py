@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torchrelay.errors import ConfigurationError, NotInstalledError
 from torchrelay.loggers.folder_logger import FolderLogger, Silence, recording
 from torchrelay.loggers.hyperparameters import as_yaml, flat, plain
+from torchrelay.plugin.installing import install_extra
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -49,7 +50,7 @@ class TensorBoardLogger(FolderLogger):
     ) -> None:
         if importlib.util.find_spec("tensorboard") is None:
             raise NotInstalledError(
-                'TensorBoardLogger needs tensorboard, which is not installed: pip install "torchrelay[tensorboard]"'
+                f"TensorBoardLogger needs tensorboard, which is not installed: {install_extra('tensorboard')}"
             )
         if log_graph:
             raise ConfigurationError(

@@ -19,6 +19,12 @@ from torchrelay.errors import (
 from torchrelay.plugin import catalogue
 from torchrelay.plugin.catalogue import Backend
 from torchrelay.plugin.discovery import DISABLE_VARIABLE, Discovery
+from torchrelay.plugin.installing import (
+    install,
+    install_a_backend,
+    install_backend,
+    reinstall,
+)
 from torchrelay.plugin.lookup import split_pin
 from torchrelay.plugin.records import Offer, did_you_mean, normalized
 from torchrelay.plugin.specs import StrategySpec
@@ -85,7 +91,7 @@ class Absence:
                 return BrokenPluginError(
                     f"{self.subject} cannot be had: {failure.distribution} is installed, but "
                     f"broken. {failure}. Reinstall or upgrade it: "
-                    f"pip install --upgrade --force-reinstall --no-deps {failure.distribution}"
+                    f"{reinstall(failure.distribution)}"
                 )
         return None
 
@@ -112,7 +118,7 @@ class Absence:
             if normalized(plugin.distribution) == backend.distribution:
                 return NotInstalledError(
                     f"{self.subject} is not in {plugin.owner}, which is installed; "
-                    f"pip install --upgrade {backend.distribution}"
+                    f"{install(backend.distribution, '--upgrade')}"
                 )
         if not backend.published:
             return NotInstalledError(
@@ -121,7 +127,7 @@ class Absence:
             )
         return NotInstalledError(
             f"{self.subject} comes with {backend.distribution}, which is not installed: "
-            f"{backend.install}"
+            f"{install_backend(backend)}"
         )
 
     def _unknown(self) -> UserError:
@@ -136,7 +142,8 @@ class Absence:
             parts.append(f"distributions that can be pinned: {', '.join(pinnable)}")
         if installable:
             names = ", ".join(backend.extra for backend in installable)
-            parts.append(f'more with pip install "torchrelay[NAME]", where NAME is one of {names}')
+            how = install_a_backend(installable[0])
+            parts.append(f"more with {how}, where NAME is one of {names}")
         parts += [f"installed, but broken: {failure}" for failure in self.discovery.failures]
         parts += [
             f"switched off by the environment variable {DISABLE_VARIABLE}: {plugin.distribution}"
@@ -189,6 +196,10 @@ def wrong_accelerator(
     ]
     backend = catalogue.backend_of_alias(split_pin(alias)[1], accelerator)
     if backend is not None and accelerator in backend.accelerators:
-        how = backend.install if backend.published else "torchrelay has no package for it yet"
+        how = (
+            install_backend(backend)
+            if backend.published
+            else "torchrelay has no package for it yet"
+        )
         parts.append(f"there it would come with {backend.summary}: {how}")
     return ConfigurationError("; ".join(parts))

@@ -36,11 +36,6 @@ class Backend:
         """Every alias, those that it shares included."""
         return (*(alias for aliases in self.strategies.values() for alias in aliases), *self.shared)
 
-    @property
-    def install(self) -> str:
-        """The command that installs it."""
-        return f'pip install "torchrelay[{self.extra}]"'
-
 
 def _unused_parameters(*aliases: str, values: Iterable[str] = ("true", "false")) -> tuple[str, ...]:
     presets = [f"{alias}_find_unused_parameters_{value}" for alias in aliases for value in values]

@@ -10,6 +10,7 @@ import pluggy
 
 from torchrelay.errors import PluginError
 from torchrelay.plugin import hookspecs
+from torchrelay.plugin.installing import install
 from torchrelay.plugin.records import Plugin, Stage, cause_of, did_you_mean
 from torchrelay.plugin.scan import CONTRACT_GROUP, CORE, Candidate, core_version
 from torchrelay.plugin.specs import CONTRACT_VERSION, OLDEST_CONTRACT_VERSION
@@ -60,8 +61,8 @@ def _contract(candidate: Candidate) -> int:
         raise LoadError(
             "contract",
             "it does not state for which version of the contract it was written "
-            f"({', '.join(candidate.contracts) or 'nothing'}); upgrade it: pip install --upgrade "
-            f"{candidate.distribution}; its author adds to pyproject.toml "
+            f"({', '.join(candidate.contracts) or 'nothing'}); upgrade it: "
+            f"{install(candidate.distribution, '--upgrade')}; its author adds to pyproject.toml "
             f'[project.entry-points."{CONTRACT_GROUP}"] '
             f'v{CONTRACT_VERSION} = "{candidate.entry.value}"',
         )
@@ -73,7 +74,7 @@ def _contract(candidate: Candidate) -> int:
         "contract",
         f"written for contract {_versions(stated)}, while torchrelay {core_version()} knows "
         f"{_versions({OLDEST_CONTRACT_VERSION, CONTRACT_VERSION})}; "
-        f"pip install --upgrade {outdated}",
+        f"{install(outdated, '--upgrade')}",
     )
 
 

@@ -7,6 +7,7 @@ after one look at the text of their entry points, unparsed.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -86,6 +87,15 @@ def version_of(distribution: str) -> str:
         return _identity(_winner(distribution, None)).version
     except PackageNotFoundError:
         return "absent"
+
+
+def direct_url(distribution: str) -> dict[str, Any]:
+    """Where an installed distribution came from, as PEP 610 records it; nothing if from an index, or not installed."""
+    try:
+        found = json.loads(_winner(distribution, None).read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _distributions(failures: list[PluginFailure], **query: Any) -> Iterator[Distribution]:

@@ -21,7 +21,7 @@ from torchrelay.plugin import (
 if TYPE_CHECKING:
     from torchrelay_deepspeed.config import Preset
 
-INSTALL = 'pip install "torchrelay[deepspeed]"'
+INSTALL = 'pip install "deepspeed>=0.19.8,<0.20"'
 
 STAGES = (0, 1, 2, 3)
 """ZeRO's stages."""

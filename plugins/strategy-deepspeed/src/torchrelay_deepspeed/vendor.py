@@ -53,7 +53,7 @@ def tested() -> str | None:
     first, last = (".".join(map(str, each)) for each in (OLDEST, BEYOND))
     return (
         f"DeepSpeed {found} is not one that torchrelay-deepspeed was tested with, which are those from {first} to "
-        f'before {last}: pip install "deepspeed>={first},<{last}"'
+        f"before {last}: {INSTALL}"
     )
 
 

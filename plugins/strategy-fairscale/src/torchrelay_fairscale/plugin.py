@@ -15,7 +15,7 @@ from torchrelay.plugin import (
     unsupported,
 )
 
-INSTALL = 'pip install "torchrelay[fairscale]"'
+INSTALL = 'pip install "fairscale>=0.4.13,<0.5"'
 
 REQUIRES = (Requirement(module="fairscale", install=INSTALL),)
 

@@ -47,7 +47,7 @@ def tested() -> str | None:
     first, last = (".".join(map(str, each)) for each in (OLDEST, BEYOND))
     return (
         f"FairScale {found} is not one that torchrelay-fairscale was tested with, which are those from {first} to "
-        f'before {last}: pip install "fairscale>={first},<{last}"'
+        f"before {last}: {INSTALL}"
     )
 
 

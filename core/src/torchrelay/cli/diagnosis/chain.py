@@ -12,6 +12,7 @@ from typing import Literal
 from torchrelay.plugin import catalogue
 from torchrelay.plugin.catalogue import Backend
 from torchrelay.plugin.discovery import DISABLE_VARIABLE
+from torchrelay.plugin.installing import install, install_backend, reinstall
 from torchrelay.plugin.records import (
     STAGES,
     DisabledPlugin,
@@ -165,11 +166,11 @@ def unknown(backend: Backend) -> Diagnosis:
             version=version,
             failed="declared",
             cause="it is installed, but declares no plugin",
-            mend=_reinstall(backend.distribution),
+            mend=reinstall(backend.distribution),
             broken=True,
         )
     cause = backend.summary if backend.published else "torchrelay has no package for it yet"
-    mend = backend.install if backend.published else ""
+    mend = install_backend(backend) if backend.published else ""
     return replace(facts, failed="installed", cause=cause, mend=mend)
 
 
@@ -183,8 +184,8 @@ def mend_target(distribution: str, package: str, cause: str) -> str:
     """
     module = re.search(r"No module named '([\w.]+)'", cause)
     if module and module[1].partition(".")[0] != package:
-        return f"pip install {distribution}"  # gets whatever it depends on that is not there
-    return _reinstall(distribution)
+        return install(distribution)  # gets whatever it depends on that is not there
+    return reinstall(distribution)
 
 
 def absent_hardware(
@@ -208,16 +209,12 @@ def _mend_failure(failure: PluginFailure) -> str:
     if failure.stage == "metadata" and os.path.exists(failure.distribution):
         return f"rm -r {failure.distribution}, and install it again"
     if failure.stage == "contract":
-        command = re.search(r"pip install --upgrade [\w.-]+", failure.cause)
+        command = re.search(r"pip install --upgrade [^;]+", failure.cause)
         if command:
             return command[0]
     if failure.stage == "import":
         package = failure.cause.partition(":")[0].partition(".")[0]
         return mend_target(failure.distribution, package, failure.cause)
     if failure.stage == "metadata":
-        return _reinstall(failure.distribution)
-    return f"pip install --upgrade {failure.distribution}, or tell its authors"
-
-
-def _reinstall(distribution: str) -> str:
-    return f"pip install --upgrade --force-reinstall --no-deps {distribution}"
+        return reinstall(failure.distribution)
+    return f"{install(failure.distribution, '--upgrade')}, or tell its authors"

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from torchrelay.errors import NotInstalledError
+from torchrelay.plugin.installing import install_extra
 
 
 def load(name: str, instead: str = "") -> Any:
@@ -25,5 +26,5 @@ def load(name: str, instead: str = "") -> Any:
         if error.name != library:
             raise
         raise NotInstalledError(
-            f'torchrelay plot needs {library}, which is not installed: pip install "torchrelay[plot]"{instead}'
+            f"torchrelay plot needs {library}, which is not installed: {install_extra('plot')}{instead}"
         ) from None
