@@ -18,6 +18,7 @@ LAYERS = (
     "lazy",
     "errors",
     "plugin",
+    "arguments",
     "tree",
     "seed",
     "checkpoint",

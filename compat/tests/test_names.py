@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from torchrelay.arguments import RETIRED
+
 DOCUMENT = Path(__file__).parents[2] / "docs" / "lightning.md"
 
 OURS = "has another form here"
@@ -65,6 +67,18 @@ def test_every_public_name_is_here(libraries, make_trainer, kind):
 def test_the_document_names_what_is_left_out(kind):
     text = DOCUMENT.read_text(encoding="utf-8")
     assert [name for name in LEFT_OUT[kind] if f"`{name}`" not in text] == []
+
+
+@pytest.mark.parametrize(
+    "method", ["__init__", "fit", "validate", "test", "predict", "save_checkpoint"]
+)
+def test_every_argument_is_here_or_answered(libraries, method):
+    theirs, ours = (
+        {*inspect.signature(getattr(libraries[name].Trainer, method)).parameters}
+        for name in ("lightning", "torchrelay")
+    )
+    answered = RETIRED.get("Trainer" if method == "__init__" else f"Trainer.{method}", {})
+    assert theirs - ours <= set(answered)
 
 
 def test_what_scripts_import_is_here():

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from torchrelay.arguments import answering
 from torchrelay.errors import ConfigurationError
 from torchrelay.tree import flatten, map_leaves
 
@@ -30,6 +31,7 @@ class CombinedLoader:
         ConfigurationError: there is no loader, or no such mode.
     """
 
+    @answering
     def __init__(self, iterables: Any, mode: Mode = "min_size") -> None:
         if mode not in get_args(Mode):
             raise ConfigurationError(

@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 
+from torchrelay.arguments import answering
 from torchrelay.errors import ConfigurationError
 
 SEED_VARIABLE = "TORCHRELAY_SEED"
 WORKERS_VARIABLE = "TORCHRELAY_SEED_WORKERS"
 
 
+@answering
 def seed_everything(seed: int | None = None, workers: bool = False, verbose: bool = True) -> int:
     """Seed Python's, NumPy's (if it is loaded) and torch's generators, on all devices.
 

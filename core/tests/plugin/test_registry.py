@@ -235,7 +235,7 @@ class TestOthers:
 
     def test_an_unknown_accelerator(self, site):
         with pytest.raises(
-            UnknownNameError, match=r"did you mean 'cuda'.*available: cpu, cuda, mps$"
+            UnknownNameError, match=r"did you mean 'cuda'.*available: auto, gpu, cpu, cuda, mps$"
         ):
             make(site).accelerator("cudda")
 

@@ -53,7 +53,37 @@ ARGUMENTS = {
     "accelerator": (
         {"accelerator": "xpu2"},
         UnknownNameError,
-        "no accelerator is called 'xpu2'.*available: cpu",
+        "no accelerator is called 'xpu2'.*available: auto, gpu, cpu",
+    ),
+    "accelerators": (
+        {"accelerator": "gpus"},
+        UnknownNameError,
+        "no accelerator is called 'gpus', did you mean 'gpu'",
+    ),
+    "accelerator in capitals": (
+        {"accelerator": "CPU"},
+        UnknownNameError,
+        "no accelerator is called 'CPU', did you mean 'cpu'",
+    ),
+    "accelerator, not installed": (
+        {"accelerator": "tpus"},
+        UnknownNameError,
+        "no accelerator is called 'tpus', did you mean 'tpu'",
+    ),
+    "strategy as accelerator": (
+        {"accelerator": "ddp_spawn"},
+        UnknownNameError,
+        "no accelerator is called 'ddp_spawn', it is a strategy: write strategy='ddp_spawn'",
+    ),
+    "retired strategy as accelerator": (
+        {"accelerator": "ddp_cpu"},
+        UnknownNameError,
+        "no accelerator is called 'ddp_cpu': write strategy='ddp_spawn' or",
+    ),
+    "accelerator as strategy": (
+        {"strategy": "gpu"},
+        UnknownNameError,
+        "no strategy is called 'gpu', it is an accelerator: write accelerator='gpu'",
     ),
     "devices 0": (
         {"devices": 0},

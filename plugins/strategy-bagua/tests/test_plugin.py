@@ -144,7 +144,9 @@ def test_an_algorithm_s_options_stay():
 
 
 def test_an_option_that_nobody_has_is_refused():
-    with pytest.raises(TypeError):
+    with rules.refused(
+        ConfigurationError, "BaguaStrategy(sync_interval=1)", "is called 'sync_interval'"
+    ):
         BaguaStrategy(sync_interval=1)
 
 

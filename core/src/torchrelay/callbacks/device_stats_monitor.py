@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from torchrelay.accelerators.cpu import CPUAccelerator
+from torchrelay.arguments import answering
 from torchrelay.callbacks.callback import Callback
 from torchrelay.errors import ConfigurationError
 
@@ -23,6 +24,7 @@ class DeviceStatsMonitor(Callback):
             where it is the device.
     """
 
+    @answering
     def __init__(self, cpu_stats: bool | None = None) -> None:
         if cpu_stats not in (None, False, True):
             raise ConfigurationError(

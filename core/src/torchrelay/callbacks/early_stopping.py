@@ -7,6 +7,7 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any
 
+from torchrelay.arguments import answering
 from torchrelay.callbacks.callback import Callback
 from torchrelay.errors import ConfigurationError
 
@@ -53,6 +54,7 @@ class EarlyStopping(Callback):
         wait_count: validations since then.
     """
 
+    @answering
     def __init__(
         self,
         monitor: str,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from torchrelay.arguments import answering
 from torchrelay.callbacks.callback import Callback
 from torchrelay.errors import ConfigurationError
 
@@ -27,6 +28,7 @@ class GradientAccumulationScheduler(Callback):
         ConfigurationError: an epoch or a number is none.
     """
 
+    @answering
     def __init__(self, scheduling: dict[int, int]) -> None:
         if not isinstance(scheduling, Mapping) or not scheduling:
             raise ConfigurationError(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from torchrelay.arguments import answering
 from torchrelay.callbacks.callback import Callback
 from torchrelay.errors import ConfigurationError
 
@@ -34,6 +35,7 @@ class LearningRateMonitor(Callback):
         last_weight_decay_values: the weight decay recorded last, by name.
     """
 
+    @answering
     def __init__(
         self,
         logging_interval: str | None = None,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from torchrelay.arguments import answering
 from torchrelay.callbacks import triggers
 from torchrelay.callbacks.callback import Checkpointer
 from torchrelay.callbacks.file_names import fill, first_free
@@ -70,6 +71,7 @@ class ModelCheckpoint(Checkpointer):
     CHECKPOINT_NAME_LAST: ClassVar[str] = "last"
     FILE_EXTENSION: ClassVar[str] = ".ckpt"
 
+    @answering
     def __init__(  # noqa: PLR0913 - Lightning's arguments, all of them
         self,
         dirpath: str | os.PathLike[str] | None = None,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
+from torchrelay.arguments import answering
 from torchrelay.callbacks.callback import Callback
 from torchrelay.errors import ConfigurationError, NotInstalledError
 from torchrelay.plugin.installing import install_extra
@@ -43,6 +44,7 @@ class ModelSummary(Callback):
         max_depth: how deep to look into modules; -1 for all of it, 0 prints nothing.
     """
 
+    @answering
     def __init__(self, max_depth: int = 1) -> None:
         if not isinstance(max_depth, int) or isinstance(max_depth, bool) or max_depth < -1:
             raise ConfigurationError(
@@ -81,6 +83,7 @@ class RichModelSummary(ModelSummary):
         NotInstalledError: there is no rich.
     """
 
+    @answering
     def __init__(self, max_depth: int = 1, header_style: str = "bold") -> None:
         if importlib.util.find_spec("rich") is None:
             raise NotInstalledError(

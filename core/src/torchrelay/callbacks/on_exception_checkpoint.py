@@ -6,6 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, ClassVar
 
+from torchrelay.arguments import answering
 from torchrelay.callbacks.callback import Checkpointer
 from torchrelay.checkpoint import files
 from torchrelay.errors import ConfigurationError
@@ -32,6 +33,7 @@ class OnExceptionCheckpoint(Checkpointer):
 
     FILE_EXTENSION: ClassVar[str] = ".ckpt"
 
+    @answering
     def __init__(self, dirpath: str | os.PathLike[str], filename: str = "on_exception") -> None:
         if not filename:
             raise ConfigurationError("OnExceptionCheckpoint(filename=''): give the file a name")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from torchrelay.arguments import answering
 from torchrelay.callbacks.callback import Callback
 from torchrelay.errors import ConfigurationError
 
@@ -20,6 +21,7 @@ class BasePredictionWriter(Callback):
         write_interval: "batch" calls `write_on_batch_end`, "epoch" `write_on_epoch_end`, "batch_and_epoch" both.
     """
 
+    @answering
     def __init__(self, write_interval: str = "batch") -> None:
         if write_interval not in ("batch", "epoch", "batch_and_epoch"):
             raise ConfigurationError(

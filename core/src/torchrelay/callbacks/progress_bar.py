@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
+from torchrelay.arguments import answering
 from torchrelay.callbacks.callback import Callback
 from torchrelay.callbacks.progress_displays import Display, Track, choose_display
 from torchrelay.errors import ConfigurationError
@@ -66,6 +67,7 @@ class ProgressBar(Callback):
     on_test_batch_end: Any = WhenLive()
     on_predict_batch_end: Any = WhenLive()
 
+    @answering
     def __init__(self, refresh_rate: float = 8.0, leave: bool = False) -> None:
         if not isinstance(refresh_rate, (int, float)) or refresh_rate < 0:
             raise ConfigurationError(

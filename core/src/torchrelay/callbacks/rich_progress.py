@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torchrelay.arguments import answering
 from torchrelay.callbacks.progress_bar import ProgressBar
 from torchrelay.callbacks.progress_displays import Display, PlainDisplay
 from torchrelay.errors import ConfigurationError, NotInstalledError
@@ -55,6 +56,7 @@ class RichProgressBar(ProgressBar):
         NotInstalledError: there is no rich.
     """
 
+    @answering
     def __init__(
         self,
         refresh_rate: float = 8.0,

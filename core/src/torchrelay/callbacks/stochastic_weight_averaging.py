@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
 
+from torchrelay.arguments import answering
 from torchrelay.callbacks.callback import Callback
 from torchrelay.callbacks.weight_averaging import require_whole_weights
 from torchrelay.errors import ConfigurationError
@@ -53,6 +54,7 @@ class StochasticWeightAveraging(Callback):
         n_averaged: the number of epochs whose weights are in the average.
     """
 
+    @answering
     def __init__(
         self,
         swa_lrs: float | Sequence[float],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from torchrelay.arguments import answering
 from torchrelay.callbacks.callback import Callback
 from torchrelay.errors import ConfigurationError
 
@@ -39,6 +40,7 @@ class ThroughputMonitor(Callback):
         separator: what stands between the parts of a name.
     """
 
+    @answering
     def __init__(
         self,
         batch_size_fn: Callable[[Any], int],

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from torchrelay.arguments import answering
 from torchrelay.callbacks.callback import Callback
 from torchrelay.errors import ConfigurationError
 
@@ -34,6 +35,7 @@ class Timer(Callback):
         verbose: say on stderr that the time is up.
     """
 
+    @answering
     def __init__(
         self,
         duration: str | timedelta | Mapping[str, int] | None = None,

@@ -7,6 +7,7 @@ import importlib.util
 import sys
 from typing import Any
 
+from torchrelay.arguments import answering
 from torchrelay.callbacks.progress_bar import ProgressBar
 from torchrelay.callbacks.progress_displays import (
     Bar,
@@ -34,6 +35,7 @@ class TQDMProgressBar(ProgressBar):
         NotInstalledError: there is no tqdm.
     """
 
+    @answering
     def __init__(
         self, refresh_rate: int = 1, process_position: int = 0, leave: bool = False
     ) -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, cast
 
+from torchrelay.arguments import answering
 from torchrelay.errors import ConfigurationError
 from torchrelay.loggers.csv_file import ExperimentWriter
 from torchrelay.loggers.folder_logger import FolderLogger, Silence, recording
@@ -31,6 +32,7 @@ class CSVLogger(FolderLogger):
         ConfigurationError: `flush_logs_every_n_steps` is less than 1.
     """
 
+    @answering
     def __init__(
         self,
         save_dir: str | os.PathLike[str],

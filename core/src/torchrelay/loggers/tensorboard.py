@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from torchrelay.arguments import answering
 from torchrelay.errors import ConfigurationError, NotInstalledError
 from torchrelay.loggers.folder_logger import FolderLogger, Silence, recording
 from torchrelay.loggers.hyperparameters import as_yaml, flat, plain
@@ -37,6 +38,7 @@ class TensorBoardLogger(FolderLogger):
         ConfigurationError: `log_graph` is True.
     """
 
+    @answering
     def __init__(
         self,
         save_dir: str | os.PathLike[str],

@@ -26,8 +26,9 @@ from torchrelay.plugin.installing import (
     reinstall,
 )
 from torchrelay.plugin.lookup import split_pin
+from torchrelay.plugin.offers import of_kind
 from torchrelay.plugin.records import Offer, did_you_mean, normalized
-from torchrelay.plugin.specs import StrategySpec
+from torchrelay.plugin.specs import AcceleratorSpec, StrategySpec
 
 What = Literal["strategy", "strategy class", "accelerator", "precision", "checkpoint IO"]
 
@@ -83,7 +84,13 @@ class Absence:
 
     def known_error(self) -> UserError | None:
         """The error to raise if it is known who would answer to the name, or what became of it."""
-        return self._broken() or self._disabled() or self._retired() or self._not_installed()
+        return (
+            self._broken()
+            or self._disabled()
+            or self._retired()
+            or self._not_installed()
+            or self._misplaced()
+        )
 
     def _broken(self) -> UserError | None:
         for failure in self.discovery.failures:
@@ -130,12 +137,38 @@ class Absence:
             f"{install_backend(backend)}"
         )
 
+    def _misplaced(self) -> UserError | None:
+        """The error for a strategy's name that is given as an accelerator, or the other way round."""
+        trouble = f"no {self.what} is called {self.asked!r}"
+        strategies, accelerators = self._names(StrategySpec), self._names(AcceleratorSpec)
+        if self.what == "accelerator" and self.name in catalogue.RETIRED:
+            return UnknownNameError(f"{trouble}: {catalogue.RETIRED[self.name]}")
+        if self.what == "accelerator" and self.name in strategies:
+            return UnknownNameError(f"{trouble}, it is a strategy: write strategy={self.name!r}")
+        if self.what == "strategy" and self.name in accelerators:
+            return UnknownNameError(
+                f"{trouble}, it is an accelerator: write accelerator={self.name!r}"
+            )
+        return None
+
+    def _names(self, kind: type[StrategySpec | AcceleratorSpec]) -> set[str]:
+        """The names of a kind, of backends that are installed and of those that could be."""
+        offered = {offer.spec.name for offer in of_kind(self.discovery.offers, kind)}
+        if kind is StrategySpec:
+            return offered.union(*(backend.aliases for backend in catalogue.BACKENDS))
+        known = (backend.accelerators for backend in catalogue.BACKENDS)
+        return offered.union(catalogue.CHOICES, *known) - {"auto"}
+
     def _unknown(self) -> UserError:
         installable = self._installable()
+        available, more = self.available, list(_aliases(installable))
+        if self.what == "accelerator":
+            available = (*catalogue.CHOICES, *available)
+            more = sorted(self._names(AcceleratorSpec))
         parts = [
             f"no {self.what} is called {self.asked!r}"
-            + did_you_mean(self.name, [*self.available, *_aliases(installable)]),
-            f"available: {_some(self.available, 8) or 'none'}",
+            + did_you_mean(self.name, [*available, *more]),
+            f"available: {_some(available, 8) or 'none'}",
         ]
         if self.pin:
             pinnable = dict.fromkeys(plugin.distribution for plugin in self.discovery.plugins)

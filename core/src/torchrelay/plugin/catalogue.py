@@ -166,6 +166,9 @@ RETIRED: Mapping[str, str] = MappingProxyType(
 )
 """Strategy names of Lightning that torchrelay does not use, and what to do instead."""
 
+CHOICES = ("auto", "gpu")
+"""What a Trainer takes in place of an accelerator's name, and chooses one by."""
+
 PRECISION_SPELLINGS: Mapping[str, str] = MappingProxyType(
     {"16": "16-mixed", "32": "32-true", "64": "64-true", "bf16": "bf16-mixed"}
 )

@@ -139,9 +139,14 @@ def normalized(name: str) -> str:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`", did you mean 'x'?"`, or "" if nothing known resembles `name`."""
-    names = {_plain(known_name): known_name for known_name in known}
-    close = [names[match] for match in difflib.get_close_matches(_plain(name), names, n=2)]
+    close = closest(name, known)
     return f", did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def closest(name: str, known: Iterable[str]) -> list[str]:
+    """The known names that resemble `name`, two at most, the most similar first."""
+    names = {_plain(known_name): known_name for known_name in known}
+    return [names[match] for match in difflib.get_close_matches(_plain(name), names, n=2)]
 
 
 def cause_of(error: BaseException) -> str:

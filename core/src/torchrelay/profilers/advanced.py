@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from torchrelay.arguments import answering
 from torchrelay.errors import ConfigurationError
 from torchrelay.profilers.profiler import Profiler, keeping_results
 
@@ -27,6 +28,7 @@ class AdvancedProfiler(Profiler):
         dump_stats: also write `STAGE-FILENAME-RANK-ACTION.prof` for each action, for `pstats` and its viewers.
     """
 
+    @answering
     def __init__(
         self,
         dirpath: str | os.PathLike[str] | None = None,

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+from torchrelay.arguments import answering
 from torchrelay.errors import ConfigurationError
 
 _UNSAFE = re.compile(r'[\\/:*?"<>|\s]+')
@@ -33,6 +34,7 @@ class Profiler(ABC):
     global_rank: int | None = None
     _log_dir: str | None = None
 
+    @answering
     def __init__(
         self, dirpath: str | os.PathLike[str] | None = None, filename: str | None = None
     ) -> None:

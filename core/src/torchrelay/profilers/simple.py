@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torchrelay.arguments import answering
 from torchrelay.errors import ConfigurationError
 from torchrelay.profilers.profiler import Profiler
 
@@ -31,6 +32,7 @@ class SimpleProfiler(Profiler):
         extended: also the number of calls and the part of the whole time.
     """
 
+    @answering
     def __init__(
         self,
         dirpath: str | os.PathLike[str] | None = None,

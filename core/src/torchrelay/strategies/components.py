@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from torchrelay.accelerators.accelerator import Accelerator
+from torchrelay.arguments import answering
 from torchrelay.checkpoint.checkpoint_io import CheckpointIO
 from torchrelay.collectives.collectives import Collectives
 from torchrelay.environments.environment import ClusterEnvironment
@@ -42,6 +43,7 @@ class Composed(ABC):
         cluster_environment: who started the processes, and which of them this one is.
     """
 
+    @answering
     def __init__(
         self,
         *,

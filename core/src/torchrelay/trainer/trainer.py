@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from torchrelay.accelerators.accelerator import Accelerator
+from torchrelay.arguments import answering
 from torchrelay.callbacks.callback import Callback
 from torchrelay.datamodule import LightningDataModule
 from torchrelay.errors import ConfigurationError, show_user_errors_as_one_line
@@ -87,6 +88,7 @@ class Trainer(Facts):
         UserError: what is asked for cannot be had; nothing has been started.
     """
 
+    @answering
     def __init__(
         self,
         *,
@@ -153,6 +155,7 @@ class Trainer(Facts):
 
     # --- what it does -----------------------------------------------------------------------------------
 
+    @answering
     def fit(
         self,
         model: LightningModule,
@@ -179,6 +182,7 @@ class Trainer(Facts):
         loaders = {"train": train_dataloaders, "validate": val_dataloaders}
         execute(self, self._job("fit", model, loaders, datamodule, ckpt_path, weights_only))
 
+    @answering
     def validate(
         self,
         model: LightningModule | None = None,
@@ -202,6 +206,7 @@ class Trainer(Facts):
         given = (model, loaders, datamodule, ckpt_path, weights_only)
         return self._evaluate("validate", *given, verbose=verbose)
 
+    @answering
     def test(
         self,
         model: LightningModule | None = None,
@@ -216,6 +221,7 @@ class Trainer(Facts):
         given = (model, loaders, datamodule, ckpt_path, weights_only)
         return self._evaluate("test", *given, verbose=verbose)
 
+    @answering
     def predict(
         self,
         model: LightningModule | None = None,
@@ -278,6 +284,7 @@ class Trainer(Facts):
         best = getattr(self.checkpoint_callback, "best_model_path", "")
         return "best" if best else None
 
+    @answering
     def save_checkpoint(self, filepath: str | os.PathLike[str], weights_only: bool = False) -> None:
         """Write a checkpoint of the run that is under way, or was last. Collective: every rank calls it.
 
