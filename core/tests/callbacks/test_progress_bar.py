@@ -6,10 +6,18 @@ import pickle
 import re
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
-from torchrelay.callbacks import Callback, ProgressBar, RichProgressBar, TQDMProgressBar
+from torchrelay.callbacks import (
+    Callback,
+    ProgressBar,
+    RichProgressBar,
+    TQDMProgressBar,
+    progress_bar,
+    progress_displays,
+)
 from torchrelay.callbacks.progress_displays import (
     NotebookDisplay,
     PlainDisplay,
@@ -21,6 +29,7 @@ from torchrelay.callbacks.progress_displays import (
 from torchrelay.errors import ConfigurationError, NotInstalledError
 from torchrelay.module import is_overridden
 
+BATCH_STARTS = [f"on_{name}_batch_start" for name in ("train", "validation", "test", "predict")]
 BATCH_HOOKS = [f"on_{name}_batch_end" for name in ("train", "validation", "test", "predict")]
 
 
@@ -121,17 +130,142 @@ def test_lengths_that_are_not_known(boring, make_trainer, capsys):
     assert re.search(r"validation  \d+\.\d s  accuracy=0.25", capsys.readouterr().err)
 
 
-def test_nobody_listens_to_batches_where_nothing_is_redrawn(boring, make_trainer):
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, BATCH_STARTS),
+        ({"line_every_n_seconds": None}, []),
+        ({"refresh_rate": 0}, []),
+    ],
+    ids=["lines", "the last line alone", "nothing"],
+)
+def test_who_listens_to_batches_where_nothing_is_redrawn(boring, make_trainer, options, expected):
     heard = []
 
     class Asks(Callback):
         def on_train_start(self, trainer, pl_module):
-            bar = trainer.progress_bar_callback
-            heard.extend(is_overridden(name, bar, Callback) for name in BATCH_HOOKS)
+            bar, names = trainer.progress_bar_callback, [*BATCH_HOOKS, *BATCH_STARTS]
+            heard.extend(name for name in names if is_overridden(name, bar, Callback))
 
-    bar = ProgressBar()
+    bar = ProgressBar(**options)
     make_trainer(callbacks=[bar, Asks()], logger=False).fit(model(boring), boring.loader(8))
-    assert heard == [False] * 4
+    assert heard == expected
+    assert not {*vars(bar)} & {*BATCH_HOOKS, *BATCH_STARTS}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock for bars, which goes on by ten seconds with each batch that the callback `Passes` sees."""
+
+    class Passes(Callback):
+        now = 1000.0
+
+        def pass_time(self, *args):
+            Passes.now += 10
+
+        on_train_batch_end = on_validation_batch_end = pass_time
+        on_test_batch_end = on_predict_batch_end = pass_time
+
+    time = SimpleNamespace(perf_counter=lambda: Passes.now)
+    monkeypatch.setattr(progress_bar, "time", time)
+    monkeypatch.setattr(progress_displays, "time", time)
+    return Passes()
+
+
+def lines_of(capsys):
+    return [line for line in capsys.readouterr().err.splitlines() if "batches" in line]
+
+
+@pytest.mark.parametrize("kind", [ProgressBar, RichProgressBar, TQDMProgressBar])
+def test_a_line_every_thirty_seconds(boring, make_trainer, capsys, clock, kind):
+    for name in {RichProgressBar: ["rich"], TQDMProgressBar: ["tqdm"]}.get(kind, []):
+        pytest.importorskip(name)
+    trainer = make_trainer(callbacks=[kind(), clock], logger=False, max_epochs=2)
+    trainer.fit(model(boring), boring.loader(32))
+    begun = [f"epoch {n}/2  {done}/8 batches  0.1 steps/s" for n in (1, 2) for done in (3, 6, 8)]
+    lines = lines_of(capsys)
+    assert [line[: len(start)] for line, start in zip(lines, begun, strict=True)] == begun
+    assert lines[0].endswith("  0:30<0:50  i=2")
+    assert lines[1].endswith("  1:00<0:20  i=5")
+    assert lines[2].endswith("0.1 steps/s  i=7")
+
+
+def test_an_epoch_that_is_shorter_prints_its_end_alone(boring, make_trainer, capsys, clock):
+    trainer = make_trainer(callbacks=[ProgressBar(), clock], logger=False, max_epochs=2)
+    trainer.fit(model(boring), boring.loader(12))
+    assert [line[:22] for line in lines_of(capsys)] == [f"epoch {n}/2  3/3 batches" for n in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"), [(0, [1, 2, 3, 4, 5, 6, 7, 8]), (45, [5, 8]), (None, [8])]
+)
+def test_how_often_is_the_users_choice(boring, make_trainer, capsys, clock, every, expected):
+    bar = ProgressBar(line_every_n_seconds=every)
+    make_trainer(callbacks=[bar, clock], logger=False, max_epochs=1).fit(
+        model(boring), boring.loader(32)
+    )
+    assert [int(re.search(r"(\d)/8 batches", line)[1]) for line in lines_of(capsys)] == expected
+
+
+@pytest.mark.parametrize(
+    ("stage", "title"), [("validate", "validation"), ("test", "test"), ("predict", "prediction")]
+)
+def test_lines_of_the_other_stages_count_all_data_loaders(
+    boring, make_trainer, capsys, clock, stage, title
+):
+    def step(self, batch, batch_idx, dataloader_idx=0):
+        self.loss(batch)
+
+    module = model(boring, validation_step=step, test_step=step, predict_step=step)
+    trainer = make_trainer(callbacks=[ProgressBar(), clock], logger=False)
+    getattr(trainer, stage)(module, [boring.loader(16), boring.loader(16)])
+    assert lines_of(capsys) == [
+        f"{title}  3/8 batches  0.1 batches/s  0:30<0:50",
+        f"{title}  6/8 batches  0.1 batches/s  1:00<0:20",
+        f"{title}  8/8 batches  0.1 batches/s",
+    ]
+
+
+def test_a_long_validation_amid_an_epoch(boring, make_trainer, capsys, clock):
+    """It shows itself on the way, though not its end, and does not put the epoch's next line off."""
+    trainer = make_trainer(
+        callbacks=[ProgressBar(), clock],
+        logger=False,
+        max_epochs=1,
+        val_check_interval=2,
+        num_sanity_val_steps=4,
+    )
+    trainer.fit(model(boring), boring.loader(16), boring.loader(20))
+    assert [line.partition(" batches")[0] for line in lines_of(capsys)] == [
+        "sanity check  3/4",
+        "validation  1/5",
+        "validation  4/5",
+        "validation  1/5",
+        "validation  4/5",
+        "epoch 1/1  4/4",
+    ]
+
+
+def test_lines_of_data_without_a_length(boring, make_trainer, capsys, clock):
+    stream = boring.Stream(list(boring.loader(16)))
+    bar = ProgressBar(line_every_n_seconds=20)
+    trainer = make_trainer(callbacks=[bar, clock], logger=False, max_epochs=1)
+    trainer.fit(model(boring), stream)
+    assert lines_of(capsys)[0].startswith("epoch 1/1  2 batches  0.1 steps/s  0:20  i=1")
+
+
+def test_reading_metrics_waits_for_a_line(boring, make_trainer, clock):
+    read = []
+
+    class Mine(ProgressBar):
+        def get_metrics(self, trainer, pl_module):
+            read.append(trainer.global_step)
+            return super().get_metrics(trainer, pl_module)
+
+    make_trainer(callbacks=[Mine(), clock], logger=False, max_epochs=1).fit(
+        model(boring), boring.loader(32)
+    )
+    assert read == [3, 6, 8]
 
 
 @pytest.mark.timeout(120)
@@ -346,6 +480,14 @@ def test_it_travels_to_other_processes(boring, make_trainer, watch):
     ("make", "match"),
     [
         (lambda: ProgressBar(refresh_rate=-1), "refresh_rate=-1.: must be a number from 0"),
+        (
+            lambda: ProgressBar(line_every_n_seconds=-1),
+            "line_every_n_seconds=-1.: must be a number from 0, or None",
+        ),
+        (
+            lambda: TQDMProgressBar(line_every_n_seconds="often"),
+            "TQDMProgressBar.line_every_n_seconds='often'",
+        ),
         (lambda: RichProgressBar(refresh_rate="fast"), "RichProgressBar.refresh_rate='fast'"),
         (lambda: RichProgressBar(theme="dark"), "theme='dark'.: must be a RichProgressBarTheme"),
         (lambda: TQDMProgressBar(refresh_rate=0.5), "refresh_rate=0.5.: must be a whole number"),

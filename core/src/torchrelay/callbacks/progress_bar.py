@@ -6,7 +6,6 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from torchrelay.arguments import answering
@@ -18,6 +17,9 @@ if TYPE_CHECKING:
     from torchrelay.module import LightningModule
     from torchrelay.trainer.trainer import Trainer
 
+LINE_EVERY_N_SECONDS = 30.0
+"""Seconds from one line to the next within an epoch, by default."""
+
 NUMBERS = {
     "sanity": "num_sanity_val_batches",
     "validate": "num_val_batches",
@@ -27,12 +29,18 @@ NUMBERS = {
 """The Trainer's attribute that has the numbers of batches of a stage, one for each data loader."""
 
 
-class WhenLive:
-    """A batch hook of `ProgressBar` that costs nothing where nothing is redrawn.
+class WhenShown:
+    """A batch hook of `ProgressBar` that costs nothing where it draws nothing.
 
     On the class it is `Callback`'s own, so that a run finds nobody listening; `ProgressBar.setup` puts it on the
-    instance where a display is live. A subclass that overrides the hook reaches it through `super()`.
+    instance where the display needs it. A subclass that overrides the hook reaches it through `super()`.
+
+    Args:
+        method: the name of what it does.
     """
+
+    def __init__(self, method: str) -> None:
+        self.method = method
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -41,19 +49,23 @@ class WhenLive:
         if instance is None:
             unheard: Callable[..., None] = getattr(Callback, self.name)
             return unheard
-        return instance.advance
+        reached: Callable[..., None] = getattr(instance, self.method)
+        return reached
 
 
 class ProgressBar(Callback):
     """Shows batches, speed and the metrics logged with `prog_bar=True` of every stage, on global rank 0.
 
     On a terminal where rich is installed, and in a notebook, bars are redrawn; otherwise an epoch of training prints
-    a line, and so do validate, test and predict. Reading a metric waits for the device, so it is done only when
-    something is drawn. Override `get_metrics` to show other figures, or the descriptions to name the stages.
+    a line, and so do validate, test and predict, with further lines on the way if they take long. Reading a metric
+    waits for the device, so it is done only when something is drawn. Override `get_metrics` to show other figures, or
+    the descriptions to name the stages.
 
     Args:
         refresh_rate: redraws per second at most; 0 shows nothing at all.
         leave: keep the bar of each epoch rather than that of the last alone.
+        line_every_n_seconds: where lines are printed, the seconds after which an epoch prints one on its way, and the
+            next; 0 for a line a batch, None for that of its end alone.
     """
 
     train_description = "epoch"
@@ -62,19 +74,38 @@ class ProgressBar(Callback):
     test_description = "test"
     predict_description = "prediction"
 
-    on_train_batch_end: Any = WhenLive()
-    on_validation_batch_end: Any = WhenLive()
-    on_test_batch_end: Any = WhenLive()
-    on_predict_batch_end: Any = WhenLive()
+    on_train_batch_end: Any = WhenShown("advance")
+    on_validation_batch_end: Any = WhenShown("advance")
+    on_test_batch_end: Any = WhenShown("advance")
+    on_predict_batch_end: Any = WhenShown("advance")
+
+    # Lines are printed when the next batch begins: unlike the end, that hook needs nothing made for it.
+    on_train_batch_start: Any = WhenShown("print_line_if_due")
+    on_validation_batch_start: Any = WhenShown("print_line_if_due")
+    on_test_batch_start: Any = WhenShown("print_line_if_due")
+    on_predict_batch_start: Any = WhenShown("print_line_if_due")
 
     @answering
-    def __init__(self, refresh_rate: float = 8.0, leave: bool = False) -> None:
+    def __init__(
+        self,
+        refresh_rate: float = 8.0,
+        leave: bool = False,
+        line_every_n_seconds: float | None = LINE_EVERY_N_SECONDS,
+    ) -> None:
         if not isinstance(refresh_rate, (int, float)) or refresh_rate < 0:
             raise ConfigurationError(
                 f"{type(self).__name__}(refresh_rate={refresh_rate!r}): must be a number from 0, which shows nothing"
             )
+        if line_every_n_seconds is not None and not (
+            isinstance(line_every_n_seconds, (int, float)) and line_every_n_seconds >= 0
+        ):
+            raise ConfigurationError(
+                f"{type(self).__name__}(line_every_n_seconds={line_every_n_seconds!r}): must be a number from 0, or "
+                "None for a line at the end alone"
+            )
         self.refresh_rate = refresh_rate
         self.leave = leave
+        self.line_every_n_seconds = line_every_n_seconds
         self._enabled = True
         self._trainer: Trainer | None = None
         self._fitting = False
@@ -158,13 +189,15 @@ class ProgressBar(Callback):
     # --- the run ----------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Choose the display, and listen to batches if it is live."""
+        """Choose the display, and listen to batches if it shows them."""
         self._trainer, self._fitting = trainer, stage == "fit"
         self._close()
         if trainer.is_global_zero and self.is_enabled:
             self._display = self.make_display()
             if self._display.live:
-                self._listen()
+                self._listen("advance")
+            elif self.line_every_n_seconds is not None:
+                self._listen("print_line_if_due")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close the display."""
@@ -176,10 +209,11 @@ class ProgressBar(Callback):
         """Close the display, so that the error stands below it."""
         self._close()
 
-    def _listen(self) -> None:
+    def _listen(self, method: str) -> None:
         for name, hook in vars(ProgressBar).items():
-            if isinstance(hook, WhenLive) and getattr(type(self), name) is getattr(Callback, name):
-                vars(self)[name] = MethodType(ProgressBar.advance, self)
+            wanted = isinstance(hook, WhenShown) and hook.method == method
+            if wanted and getattr(type(self), name) is getattr(Callback, name):
+                vars(self)[name] = getattr(self, method)
 
     def _close(self) -> None:
         for name in list(vars(self)):
@@ -242,8 +276,12 @@ class ProgressBar(Callback):
         known = [None if total in (None, math.inf) else int(total) for total in totals]
         passing = self._fitting and stage != "train"
         track = Track(self._display, title, known, passing=passing, updates_before=updates)
+        # A validation amid an epoch does not put the epoch's next line off.
+        if self._display.live or self.line_every_n_seconds is None:
+            self._next_draw = 0.0
+        elif not self._tracks:
+            self._next_draw = time.perf_counter() + self.line_every_n_seconds
         self._tracks.append(track)
-        self._next_draw = 0.0
 
     def advance(
         self,
@@ -262,6 +300,23 @@ class ProgressBar(Callback):
         if self.due(batch_idx + 1):
             track.draw(trainer.global_step, self.get_metrics(trainer, pl_module))
 
+    def print_line_if_due(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Print how far the stage is before a batch, where lines are printed and the last one is long enough ago."""
+        every = self.line_every_n_seconds
+        if not batch_idx or every is None or (now := time.perf_counter()) < self._next_draw:
+            return
+        if self._display is not None and not self._display.live and self._tracks:
+            self._next_draw = now + every
+            metrics = self.get_metrics(trainer, pl_module)
+            self._tracks[-1].glance(dataloader_idx, batch_idx, trainer.global_step, metrics)
+
     def _end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._tracks:
             return
@@ -275,4 +330,4 @@ class ProgressBar(Callback):
 
 
 def _is_batch_hook(name: str) -> bool:
-    return isinstance(vars(ProgressBar).get(name), WhenLive)
+    return isinstance(vars(ProgressBar).get(name), WhenShown)

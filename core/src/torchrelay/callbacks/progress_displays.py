@@ -7,7 +7,7 @@ import sys
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,7 +69,7 @@ class Display(ABC):
     """Shows bars, one below the other.
 
     Attributes:
-        live: whether it shows a bar while it moves; otherwise its end alone.
+        live: whether it redraws a bar while it moves; otherwise each state that is drawn stays, so there are few.
     """
 
     live = True
@@ -115,9 +115,10 @@ class Track:
     loader: int = 0
     done: int | None = None
     away: float = 0.0
-    started: float = field(default_factory=time.perf_counter)
+    started: float = field(init=False)
 
     def __post_init__(self) -> None:
+        self.started = time.perf_counter()
         self.bar = self.display.begin(self._name(), self.total, passing=self.passing)
 
     @property
@@ -144,13 +145,17 @@ class Track:
         """Draw the present state."""
         self.bar.draw(self._reading(self.done, self.total, updates, metrics))
 
+    def glance(self, loader: int, done: int, updates: int, metrics: Mapping[str, Any]) -> None:
+        """Draw a state where nobody counts: the batches of all data loaders, as `end` does."""
+        before = _sum(self.totals[:loader])
+        made = None if before is None else before + done
+        self.bar.draw(self._reading(made, _sum(self.totals), updates, metrics))
+
     def end(self, updates: int, metrics: Mapping[str, Any]) -> None:
         """Draw the last state; where nobody counted batches they are those that were announced."""
         done, total = self.done, self.total
         if done is None:
-            announced = [number for number in self.totals if number is not None]
-            complete = len(announced) == len(self.totals)
-            done = total = sum(announced) if complete else None
+            done = total = _sum(self.totals)
         self.bar.end(self._reading(done, total, updates, metrics))
 
     def _reading(
@@ -164,8 +169,18 @@ class Track:
         return Reading(done, total, rate, seconds, metrics)
 
 
+def _sum(numbers: Iterable[int | None]) -> int | None:
+    """The sum; None where a number is not known."""
+    total = 0
+    for number in numbers:
+        if number is None:
+            return None
+        total += number
+    return total
+
+
 class PlainDisplay(Display):
-    """A line for each bar that ends, but for those within another."""
+    """A line for each bar that ends, but for those within another, and for each state that is drawn before."""
 
     live = False
 
@@ -180,13 +195,19 @@ class _Line(Bar):
         self.passing = passing
 
     def draw(self, reading: Reading) -> None:
-        """Print nothing before the end."""
+        """Print a line with the time taken and, where it can be told, the time left."""
+        _print(line_of(self.title, reading, reading.clock))
 
     def end(self, reading: Reading) -> None:
-        """Print the line, in one write so that lines of several processes stay whole."""
+        """Print the last line."""
         if not self.passing:
-            sys.stderr.write(f"{line_of(self.title, reading)}\n")
-            sys.stderr.flush()
+            _print(line_of(self.title, reading))
+
+
+def _print(line: str) -> None:
+    """Print a line in one write, so that lines of several processes stay whole."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 class NotebookDisplay(Display):
@@ -272,10 +293,10 @@ def in_notebook() -> bool:
     return kernel_shell() is not None
 
 
-def line_of(title: str, reading: Reading) -> str:
-    """A bar's state in a line."""
+def line_of(title: str, reading: Reading, clock: str = "") -> str:
+    """A bar's state in a line, with the time in words if it is to stand there."""
     count = f"{reading.count} batches" if reading.count else f"{reading.seconds:.1f} s"
-    parts = [title, count, reading.rate, reading.text()]
+    parts = [title, count, reading.rate, clock, reading.text()]
     return "  ".join(part for part in parts if part)
 
 

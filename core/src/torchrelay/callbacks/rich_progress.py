@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torchrelay.arguments import answering
-from torchrelay.callbacks.progress_bar import ProgressBar
+from torchrelay.callbacks.progress_bar import LINE_EVERY_N_SECONDS, ProgressBar
 from torchrelay.callbacks.progress_displays import Display, PlainDisplay
 from torchrelay.errors import ConfigurationError, NotInstalledError
 from torchrelay.plugin.installing import install_extra
@@ -51,6 +51,7 @@ class RichProgressBar(ProgressBar):
         leave: keep the bar of each epoch rather than that of the last alone.
         theme: the styles.
         console_kwargs: arguments of `rich.console.Console`, which is on stderr unless they say otherwise.
+        line_every_n_seconds: as for `ProgressBar`.
 
     Raises:
         NotInstalledError: there is no rich.
@@ -63,6 +64,7 @@ class RichProgressBar(ProgressBar):
         leave: bool = False,
         theme: RichProgressBarTheme | None = None,
         console_kwargs: Mapping[str, Any] | None = None,
+        line_every_n_seconds: float | None = LINE_EVERY_N_SECONDS,
     ) -> None:
         if importlib.util.find_spec("rich") is None:
             raise NotInstalledError(
@@ -72,7 +74,7 @@ class RichProgressBar(ProgressBar):
             raise ConfigurationError(
                 f"RichProgressBar(theme={theme!r}): must be a RichProgressBarTheme"
             )
-        super().__init__(refresh_rate, leave)
+        super().__init__(refresh_rate, leave, line_every_n_seconds)
         self.theme = theme or RichProgressBarTheme()
         self.console_kwargs = dict(console_kwargs or {})
 

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from torchrelay.arguments import answering
-from torchrelay.callbacks.progress_bar import ProgressBar
+from torchrelay.callbacks.progress_bar import LINE_EVERY_N_SECONDS, ProgressBar
 from torchrelay.callbacks.progress_displays import (
     Bar,
     Display,
@@ -30,6 +30,7 @@ class TQDMProgressBar(ProgressBar):
         refresh_rate: batches from one redraw to the next, of which there are ten a second at most; 0 shows nothing.
         process_position: lines to leave free above, for bars of the user's own.
         leave: keep the bar of each epoch rather than that of the last alone.
+        line_every_n_seconds: as for `ProgressBar`.
 
     Raises:
         NotInstalledError: there is no tqdm.
@@ -37,7 +38,11 @@ class TQDMProgressBar(ProgressBar):
 
     @answering
     def __init__(
-        self, refresh_rate: int = 1, process_position: int = 0, leave: bool = False
+        self,
+        refresh_rate: int = 1,
+        process_position: int = 0,
+        leave: bool = False,
+        line_every_n_seconds: float | None = LINE_EVERY_N_SECONDS,
     ) -> None:
         if importlib.util.find_spec("tqdm") is None:
             raise NotInstalledError(
@@ -48,7 +53,7 @@ class TQDMProgressBar(ProgressBar):
                 raise ConfigurationError(
                     f"TQDMProgressBar({name}={value!r}): must be a whole number from 0"
                 )
-        super().__init__(_REDRAWS_PER_SECOND, leave)
+        super().__init__(_REDRAWS_PER_SECOND, leave, line_every_n_seconds)
         self.refresh_rate = refresh_rate
         self.process_position = process_position
 
