@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import sys
@@ -13,6 +12,7 @@ import torch
 
 from torchrelay.arguments import answering
 from torchrelay.errors import ConfigurationError
+from torchrelay.utilities.rank_zero import rank_zero_info
 
 SEED_VARIABLE = "TORCHRELAY_SEED"
 WORKERS_VARIABLE = "TORCHRELAY_SEED_WORKERS"
@@ -29,7 +29,7 @@ def seed_everything(seed: int | None = None, workers: bool = False, verbose: boo
         seed: 0 to 2**32 - 1; the one that was set last, or 0, when None.
         workers: give the loaders' worker processes, which NumPy and Python seed alike on all ranks, seeds of their
             own, as `seed_worker` does; a loader that has a `worker_init_fn` keeps it.
-        verbose: log the seed, at the level INFO.
+        verbose: log the seed on global rank 0, at the level INFO.
 
     Returns:
         The seed.
@@ -44,7 +44,7 @@ def seed_everything(seed: int | None = None, workers: bool = False, verbose: boo
             f"seed_everything({seed!r}): must be a whole number from 0 to 2**32 - 1"
         )
     if verbose:
-        logging.getLogger("torchrelay").info("seed set to %d", seed)
+        rank_zero_info("seed set to %d", seed)
     os.environ[SEED_VARIABLE] = str(seed)
     os.environ[WORKERS_VARIABLE] = str(int(workers))
     random.seed(seed)

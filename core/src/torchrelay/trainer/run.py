@@ -27,6 +27,7 @@ from torchrelay.trainer.resume import check_progress
 from torchrelay.trainer.session import Job, Session
 from torchrelay.trainer.settings import runtime
 from torchrelay.trainer.watchdog import guarding
+from torchrelay.utilities.messages import show_messages
 
 if TYPE_CHECKING:
     from torchrelay.trainer.trainer import Trainer
@@ -108,6 +109,7 @@ def _report_interruption(trainer: Trainer, job: Job) -> None:
 
 def work(trainer: Trainer, job: Job) -> Outcome:
     """Do a job in this process, which is one of those of the run."""
+    show_messages()
     session = trainer.session = Session(trainer, job)
     job.module.trainer = trainer
     if job.datamodule is not None:

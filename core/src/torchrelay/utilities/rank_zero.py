@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import warnings
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 
 from torchrelay.environments.seat import Seat
+from torchrelay.utilities.messages import LOGGER, show_messages
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -21,8 +21,6 @@ VARIABLES = (
     "PMI_RANK",
 )
 """Where torchrun and Kubeflow, Horovod, SLURM, LSF, Open MPI and MPICH tell a process its rank."""
-
-_log = logging.getLogger("torchrelay")
 
 
 def rank_zero_only(function: Callable[P, T]) -> Callable[P, T | None]:
@@ -37,8 +35,14 @@ def rank_zero_only(function: Callable[P, T]) -> Callable[P, T | None]:
 
 @rank_zero_only
 def rank_zero_info(message: object, *args: Any, **kwargs: Any) -> None:
-    """Log a message of the level INFO on global rank 0, by the logger "torchrelay"."""
-    _log.info(message, *args, **kwargs)
+    """Log a message of the level INFO on global rank 0, by the logger "torchrelay".
+
+    It is shown on stderr, or by the handlers that the program has set up; `logging.getLogger("torchrelay").setLevel`
+    chooses what is shown. Arguments are those of `logging.Logger.info`.
+    """
+    show_messages()
+    # The caller stands above this function and the one that asks for the rank.
+    LOGGER.info(message, *args, **{"stacklevel": 3, **kwargs})
 
 
 @rank_zero_only
