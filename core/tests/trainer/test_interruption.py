@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
 import threading
+import time
+import warnings
 from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from torchrelay import LightningDataModule
 from torchrelay.callbacks import Callback, ModelCheckpoint, OnExceptionCheckpoint
 from torchrelay.launchers.interruption import Interrupted, KeyboardInterrupted
 from torchrelay.trainer import interruption as module_under_test
@@ -81,7 +85,7 @@ def fit(boring, make_trainer, callback=None, *, ckpt_path=None, **options):
     return trainer, boring.weights(module), None
 
 
-MOMENTS = {"setup": 0, "sanity": 0, "batch": 3, "validation": 5, "end": 15}
+MOMENTS = {"batch": 3, "validation": 5, "end": 15}
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -92,8 +96,7 @@ def test_a_signal_ends_the_fit_where_it_goes_on_exactly(
     options = {"accumulate_grad_batches": accumulate}
     _, whole, none = fit(boring, make_trainer, **options)
     assert none is None
-    batch = 1 if moment == "sanity" else 2
-    signals = Signals(moment, batch=batch)
+    signals = Signals(moment)
     trainer, _, error = fit(boring, make_trainer, signals, **options)
     assert (error.code, error.number) == (143, signal.SIGTERM)
     assert signals.exceptions == [error]
@@ -106,6 +109,139 @@ def test_a_signal_ends_the_fit_where_it_goes_on_exactly(
     assert none is None
     assert all(torch.equal(weights[name], whole[name]) for name in whole)
     assert resumed.current_epoch == 3
+
+
+UNSAVED = "torchrelay: SIGTERM ended the fit before it had made an update; nothing is saved"
+
+
+@pytest.mark.parametrize("moment", ["setup", "sanity", "batch"])
+def test_before_the_first_update_a_signal_ends_the_fit_at_once_and_saves_nothing(
+    boring, make_trainer, tmp_path, capsys, moment
+):
+    signals = Signals(moment, batch=0)
+    keep = OnExceptionCheckpoint(tmp_path / "kept")
+    keeps = ModelCheckpoint(dirpath=tmp_path / "kept", save_on_exception=True)
+    trainer = make_trainer(
+        callbacks=[signals, keep, keeps], enable_checkpointing=True, accumulate_grad_batches=2
+    )
+    with pytest.raises(Interrupted) as caught:
+        trainer.fit(boring.regression(), boring.loader(), boring.loader())
+    error = caught.value
+    assert (error.code, error.number, error.alone) == (143, signal.SIGTERM, True)
+    assert signals.exceptions == [error]
+    assert trainer.global_step == 0
+    assert capsys.readouterr().err == f"{UNSAVED}\n"
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize("where", ["module", "data module", "configure_model", "build", "prepare"])
+def test_a_hook_that_takes_long_is_left_at_once(boring, make_trainer, where):
+    begun = []
+
+    def takes_long(*_):
+        begun.append(time.monotonic())
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        time.sleep(50)
+
+    def send(number, frame):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    class Data(LightningDataModule):
+        def train_dataloader(self):
+            return boring.loader()
+
+    names = {
+        "module": "setup",
+        "configure_model": "configure_model",
+        "build": "configure_optimizers",
+    }
+    module = boring.regression(**({names[where]: takes_long} if where in names else {}))
+    Data.setup = takes_long if where == "data module" else Data.setup
+    Data.prepare_data = takes_long if where == "prepare" else Data.prepare_data
+    before = signal.signal(signal.SIGALRM, send)
+    try:
+        with pytest.raises(Interrupted):
+            make_trainer().fit(module, Data())
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - begun[0] < 30
+
+
+def test_a_resumed_run_that_made_no_update_saves_nothing_new(
+    boring, make_trainer, tmp_path, capsys
+):
+    fit(boring, make_trainer, Signals("batch"))
+    before = (tmp_path / "hpc_ckpt_1.ckpt").read_bytes()
+    capsys.readouterr()
+    _, _, error = fit(boring, make_trainer, Signals("setup"), ckpt_path="hpc")
+    assert (error.code, error.alone) == (143, True)
+    went_on = f"it went on from {tmp_path / 'hpc_ckpt_1.ckpt'}"
+    assert capsys.readouterr().err == f"{UNSAVED}, {went_on}\n"
+    assert (tmp_path / "hpc_ckpt_1.ckpt").read_bytes() == before
+    assert [path.name for path in tmp_path.glob("*.ckpt")] == ["hpc_ckpt_1.ckpt"]
+
+
+def test_a_request_that_a_hook_swallows_ends_the_run_before_its_first_batch(
+    boring, make_trainer, tmp_path, capsys
+):
+    def setup(self, stage):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except BaseException:
+            self.swallowed = True
+
+    module = boring.regression(setup=setup)
+    trainer = make_trainer()
+    with pytest.raises(Interrupted) as caught:
+        trainer.fit(module, boring.loader(), boring.loader())
+    assert module.swallowed
+    assert caught.value.code == 143
+    assert trainer.progress.batches == 0
+    assert capsys.readouterr().err == f"{UNSAVED}\n"
+    assert not list(tmp_path.glob("*.ckpt"))
+
+
+def test_a_second_signal_while_the_run_is_left_raises_nothing_more(boring, make_trainer):
+    torn_down = []
+
+    class Leaves(Signals):
+        def teardown(self, trainer, pl_module, stage):
+            os.kill(os.getpid(), signal.SIGTERM)
+            torn_down.append(stage)
+
+    _, _, error = fit(boring, make_trainer, Leaves("setup"))
+    assert error.code == 143
+    assert torn_down == ["fit"]
+
+
+def test_a_process_that_a_hook_forks_ends_by_the_signal(boring, make_trainer):
+    """As those of `multiprocessing.Pool` have to, which ends them so."""
+    ends = []
+
+    def setup(self, stage):
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(50,))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
+            child.start()
+        child.terminate()
+        child.join(30)
+        ends.append(child.exitcode)
+
+    module = boring.regression(setup=setup)
+    make_trainer(max_epochs=1).fit(module, boring.loader())
+    assert ends == [-signal.SIGTERM]
+
+
+def test_a_run_that_is_asked_to_end_in_between_is_the_programs_affair(boring, make_trainer):
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append("asked"))
+    try:
+        assert fit(boring, make_trainer)[2] is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert fit(boring, make_trainer)[2] is None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == ["asked"]
 
 
 def test_the_checkpoints_count_up_and_the_older_goes(boring, make_trainer, tmp_path):
@@ -185,7 +321,8 @@ def test_exchanges_are_about_a_second_apart(monkeypatch):
     wires, clock = Wires(), SimpleNamespace(now=0.0)
     monkeypatch.setattr(module_under_test, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     strategy = SimpleNamespace(world_size=2, is_global_zero=True, collectives=wires)
-    watch = Interruption(SimpleNamespace(strategy=strategy))
+    progress = SimpleNamespace(global_step=0)
+    watch = Interruption(SimpleNamespace(strategy=strategy, progress=progress))
     exchanged = []
     for step, seconds in enumerate([5.0] + [0.01] * 1000):
         clock.now += seconds

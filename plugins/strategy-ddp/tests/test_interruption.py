@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 import torch
@@ -142,6 +143,82 @@ def test_a_second_sigterm_ends_at_once(case, gone):
     assert process.returncode == -signal.SIGTERM
     assert gone(*case.pids)
     assert case.left() == []
+
+
+class Unready(Case):
+    """A run that does not come to its first update, or of which a rank does not."""
+
+    def begin(self, place, *rank, job=None):
+        strategy, ranks = self.command[1:]
+        self.process = self.programs.start(
+            "unready.py", strategy, ranks, place, *rank, **self.options, **(job or {})
+        )
+        self.pids = self.programs.pids(int(ranks))
+        self.begun = time.monotonic()
+        return self.process
+
+    def has_ended(self, gone, number=signal.SIGTERM, status=None):
+        """Within seconds, in one line, with nothing saved."""
+        _, err = wait(self.process)
+        assert time.monotonic() - self.begun < 25
+        own = 1 if self.start == "torchrun" else 128 + number
+        assert self.process.returncode == (own if status is None else status), err
+        name = signal.Signals(number).name
+        line = f"torchrelay: {name} ended the fit before it had made an update; nothing is saved"
+        assert err.count(f"{line}\n") == 1, err
+        if self.start != "torchrun":
+            assert "Traceback" not in err, err
+            assert len(err.splitlines()) == (1 if status is None else 2), err
+        assert gone(*self.pids, within=5)
+        assert self.left() == []
+        return err
+
+
+@pytest.fixture
+def unready(programs, request):
+    return Unready(programs, getattr(request, "param", "alone"))
+
+
+@pytest.mark.parametrize("place", ["setup", "native", "build", "sanity", "batch"])
+@pytest.mark.parametrize("unready", STARTS, indirect=True)
+def test_before_the_first_update_sigterm_ends_a_run_within_seconds(unready, gone, place):
+    unready.begin(place).terminate()
+    unready.has_ended(gone)
+
+
+@pytest.mark.parametrize("place", ["setup", "native"])
+@pytest.mark.parametrize("unready", ["alone", "script", "spawn", "fork"], indirect=True)
+def test_before_the_first_update_the_signal_may_reach_every_process_at_once(unready, gone, place):
+    os.killpg(unready.begin(place).pid, signal.SIGTERM)
+    for pid in unready.pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    unready.has_ended(gone)
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+@pytest.mark.parametrize("place", ["setup", "native"])
+@pytest.mark.parametrize("unready", ["script", "spawn", "torchrun"], indirect=True)
+def test_a_rank_that_waits_for_one_in_setup_ends_with_it(unready, gone, place, rank):
+    unready.begin(place, rank).terminate()
+    unready.has_ended(gone)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("unready", ["script", "spawn", "fork"], indirect=True)
+def test_a_signal_to_one_rank_in_setup_ends_the_one_that_waits_for_it(unready, gone, rank):
+    unready.begin("setup", str(rank))
+    os.kill(unready.pids[rank], signal.SIGTERM)
+    unready.has_ended(gone)
+
+
+@pytest.mark.parametrize("place", ["setup", "native"])
+@pytest.mark.parametrize("unready", ["alone", "script", "spawn"], indirect=True)
+def test_slurm_queues_a_job_again_that_made_no_update(unready, gone, place):
+    unready.begin(place, job=add_scontrol(unready.programs)).send_signal(signal.SIGUSR1)
+    err = unready.has_ended(gone, signal.SIGUSR1, status=0)
+    assert "the job is queued again: scontrol requeue 77" in err
+    assert (unready.programs.folder / "scontrol-calls").read_text() == "requeue 77\n"
 
 
 @pytest.mark.parametrize("case", ["alone", "script"], indirect=True)

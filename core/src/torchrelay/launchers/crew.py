@@ -10,8 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from torchrelay.launchers.failure import INTERRUPTION, LAG, Failure, exit_failure, read_reports
-from torchrelay.launchers.interruption import Interrupted, announce_stop
+from torchrelay.launchers.failure import (
+    DEPARTURE,
+    LAG,
+    Failure,
+    earliest,
+    exit_failure,
+    read_reports,
+)
+from torchrelay.launchers.interruption import GRACE, Interrupted, announce_stop
 
 T = TypeVar("T")
 
@@ -97,14 +104,24 @@ class Crew:
 
     @property
     def interruption(self) -> Interrupted | None:
-        """What the processes ended by that were asked to end; None if none was."""
-        for report in self._interruptions().values():
-            return Interrupted(int(report.text), report.status)
-        return None
+        """What the process of the lowest rank ended by of those that were asked to end; None if none was."""
+        reports = sorted(self._interruptions().items())
+        return reports[0][1].to_interruption() if reports else None
+
+    @property
+    def told(self) -> bool:
+        """Whether rank 0 is among those that were asked to end, and has told the user of it."""
+        return 0 in self._interruptions()
+
+    @property
+    def departure(self) -> Failure | None:
+        """The first interruption of a rank by itself, which has ended; None if there is none."""
+        reports = self._interruptions().items()
+        return earliest(r for rank, r in reports if r.kind == DEPARTURE and rank in self.exits)
 
     def _interruptions(self) -> dict[int, Failure]:
         reports = read_reports(self._report_dir)
-        return {rank: each for rank, each in reports.items() if each.kind == INTERRUPTION}
+        return {rank: each for rank, each in reports.items() if each.asked}
 
     def send(self, number: int) -> None:
         """Send a signal to every process that has not ended."""
@@ -134,6 +151,16 @@ class Crew:
         self.wait_until(lambda: self.failed or self.all_gone, LAG)
         self.stop()
 
+    def follow(self, number: int = 0) -> None:
+        """After a rank's departure: ask the others to leave too, as they would wait for it; then end them.
+
+        Args:
+            number: the signal to send them; 0 if they have got it already.
+        """
+        if number:
+            self.send(number)
+        self.part(GRACE + LAG)
+
     def part(self, patience: float = LAG) -> None:
         """After an interruption, which reaches all: let the processes end by themselves, then end them."""
         self.wait_until(lambda: self.all_gone, patience)
@@ -158,7 +185,7 @@ class Crew:
                 have handled such an exception long ago.
         """
         reports = read_reports(self._report_dir)
-        reports = {rank: each for rank, each in reports.items() if each.kind != INTERRUPTION}
+        reports = {rank: each for rank, each in reports.items() if not each.asked}
         failures = {rank: report for rank, report in reports.items() if report.time >= since}
         for rank, end in list(self.exits.items()):
             if rank in failures or end.ours or end.asked or not end.status:
@@ -168,6 +195,11 @@ class Crew:
                 reports[rank] if died_of_it else exit_failure(rank, end.status, end.time)
             )
         return list(failures.values())
+
+    def cause(self, since: float) -> Failure | None:
+        """What came first, a failure or a departure, over which others may have failed; None if neither did."""
+        departure = self.departure
+        return earliest([*self.failures(since), *([departure] if departure else [])])
 
 
 def start_in_thread(start: Callable[[], T], until: threading.Event) -> T:

@@ -26,6 +26,9 @@ fail, before the system tells its parent."""
 
 INTERRUPTION = "Interruption"
 
+DEPARTURE = "Departure"
+"""An interruption of one rank by itself, while there was nothing to save."""
+
 _MARK = "_torchrelay_first_seen"
 
 
@@ -55,8 +58,8 @@ class Failure:
         rank: global rank.
         time: when, on `time.monotonic()`'s clock.
         text: its traceback; one line for a `UserError`, or when it died without a traceback.
-        kind: "LaunchError", "UserError", "Exception", "Exit" when it died without a traceback, or "Interruption"
-            when it was asked to end and did: no failure.
+        kind: "LaunchError", "UserError", "Exception", "Exit" when it died without a traceback, or "Interruption" or
+            "Departure" when it was asked to end and did: no failure.
         status: exit status for a process that ends over this failure.
     """
 
@@ -65,6 +68,15 @@ class Failure:
     text: str
     kind: str
     status: int = 1
+
+    @property
+    def asked(self) -> bool:
+        """Whether it is no failure: the process was asked to end."""
+        return self.kind in (INTERRUPTION, DEPARTURE)
+
+    def to_interruption(self) -> Interrupted:
+        """What the process has ended by that was asked to end."""
+        return Interrupted(int(self.text), self.status, alone=self.kind == DEPARTURE)
 
     def to_error(self) -> TorchrelayError:
         """The error to raise in the launching process."""
@@ -91,7 +103,8 @@ def write_report(seat: Seat, error: BaseException) -> bool:
         return False
     failure = Failure(seat.rank, getattr(error, _MARK, time.monotonic()), *_describe(error))
     if isinstance(error, Interrupted):
-        failure = Failure(failure.rank, failure.time, str(error.number), INTERRUPTION, error.status)
+        kind = DEPARTURE if error.alone else INTERRUPTION
+        failure = Failure(failure.rank, failure.time, str(error.number), kind, error.status)
     return leave(failure, Path(seat.report_dir))
 
 

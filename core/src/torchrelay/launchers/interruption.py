@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,9 @@ REPEAT = 2.0
 """Seconds within which a second SIGTERM counts as the first: torchrun, srun and our launchers hand on a signal that the
 whole process group may have got already."""
 
+GRACE = 3.0
+"""Seconds that native code has to return, after a signal that finds nothing to save, before its process is ended."""
+
 STOP = "stop"
 """File in the folder of reports: the launcher is ending its processes, and nothing is left to be saved."""
 
@@ -38,10 +42,12 @@ class Interrupted(SystemExit):
     Args:
         number: the signal that asked.
         status: the program's exit status: 0 if the run has been queued again, else 128 plus the number.
+        alone: whether this rank has left without the others, who may be anywhere: there was nothing to save yet.
     """
 
-    def __init__(self, number: int, status: int | None = None) -> None:
+    def __init__(self, number: int, status: int | None = None, *, alone: bool = False) -> None:
         self.number = number
+        self.alone = alone
         self.status = 128 + number if status is None else status
         super().__init__(self.status)
 
@@ -52,6 +58,23 @@ class KeyboardInterrupted(KeyboardInterrupt, SystemExit):
     def __init__(self) -> None:
         super().__init__(128 + signal.SIGINT)
         self.code = 128 + signal.SIGINT
+
+
+def say(text: str) -> None:
+    """Write a line on stderr."""
+    sys.stderr.write(f"torchrelay: {text}\n")
+    sys.stderr.flush()
+
+
+def nothing_to_save(number: int, ckpt_path: str | None = None) -> str:
+    """What is said of a fit that a signal ended before its first update.
+
+    Args:
+        number: the signal.
+        ckpt_path: the checkpoint that the fit went on from.
+    """
+    text = f"{signal.Signals(number).name} ended the fit before it had made an update; nothing is saved"
+    return text if ckpt_path is None else f"{text}, it went on from {ckpt_path}"
 
 
 def announce_stop(folder: Path) -> None:

@@ -26,8 +26,7 @@ from torchrelay.environments.program import Program
 from torchrelay.environments.seat import Seat
 from torchrelay.errors import ConfigurationError, LaunchError, show_user_errors_as_one_line
 from torchrelay.launchers.crew import Crew, Process, start_in_thread
-from torchrelay.launchers.failure import earliest
-from torchrelay.launchers.interruption import Interrupted, handing_on
+from torchrelay.launchers.interruption import Interrupted, handing_on, nothing_to_save, say
 from torchrelay.launchers.launcher import Launcher
 from torchrelay.launchers.pickling import load, save
 from torchrelay.launchers.rendezvous import host_store
@@ -183,7 +182,7 @@ def _attend(
         keyboard = handing_on_keyboard(crew.send)
         with keyboard, handing_on(numbers, crew.send, crew.stop) as request:
             try:
-                crew.wait_until(lambda: crew.failed or crew.all_gone)
+                crew.wait_until(lambda: bool(crew.failed or crew.all_gone or crew.departure))
             except BaseException:
                 crew.part()
                 raise
@@ -199,18 +198,22 @@ def _judge(crew: Crew, asked: int) -> None:
         crew: the processes; all have ended, or one has failed.
         asked: the signal that was handed on to them; 0 if none was.
     """
-    if crew.failed:
+    departure = crew.departure
+    if departure is not None:
+        # A signal that came to this process has been handed on to all of them.
+        crew.follow(0 if asked else int(departure.text))
+    elif crew.failed:
         crew.settle()
-        first = earliest(crew.failures(since=0.0))
-        if first is not None and not (asked and first.kind == "Exit"):
-            raise first.to_error()
+    cause = crew.cause(since=0.0)
+    if cause is not None and not cause.asked and not (asked and cause.kind == "Exit"):
+        raise cause.to_error()
     interruption = crew.interruption
     if interruption is not None:
+        if not crew.told:
+            say(nothing_to_save(interruption.number))
         raise interruption
     if asked and any(end.status for end in crew.exits.values()):
-        sys.stderr.write(
-            f"torchrelay: {signal.Signals(asked).name} ended the run's processes before the run could be saved\n"
-        )
+        say(f"{signal.Signals(asked).name} ended the run's processes before the run could be saved")
         raise Interrupted(asked)
 
 

@@ -23,7 +23,7 @@ from torchrelay.environments.seat import Seat
 from torchrelay.errors import LaunchError, TorchrelayError, show_user_errors_as_one_line
 from torchrelay.launchers.crew import Crew, start_in_thread
 from torchrelay.launchers.failure import LAG, earliest, mark
-from torchrelay.launchers.interruption import Interrupted
+from torchrelay.launchers.interruption import Interrupted, nothing_to_save, say
 from torchrelay.launchers.launcher import Launcher
 from torchrelay.launchers.rendezvous import host_store
 from torchrelay.launchers.sessions import handing_on_keyboard, may_part
@@ -183,14 +183,25 @@ class ScriptRun:
 
     def _watch(self, done: threading.Event, since: float) -> None:
         """End this process if another has failed and its own function does not end over it."""
-        self._crew.wait_until(lambda: done.is_set() or self._crew.failed or bool(self._absent()))
+        self._crew.wait_until(
+            lambda: bool(
+                done.is_set() or self._crew.failed or self._crew.departure or self._absent()
+            )
+        )
+        departure = self._crew.departure
+        if departure is not None and not done.is_set():
+            # This rank would wait for the one that has left, and is asked as that one was.
+            os.kill(os.getpid(), int(departure.text))
+            self._crew.follow(int(departure.text))
         # The others' last words, then their end, which as a rule makes a collective fail here too.
-        if done.wait(LAG):
+        if done.wait(LAG if departure is None else FAREWELL):
             return
         self._crew.stop()
         if done.wait(LAG):
             return
-        cause, absent = earliest(self._crew.failures(since)), self._absent()
+        cause, absent = self._crew.cause(since), self._absent()
+        if cause is not None and cause.asked:
+            self._exit(cause.to_interruption(), cause.status)
         if cause is not None:
             self._exit(cause.to_error(), cause.status)
         if absent:
@@ -205,16 +216,22 @@ class ScriptRun:
             rank for rank in ended if not _arrival(self._reports, rank, self._launches).exists()
         ]
 
-    def _end(self, error: BaseException, seen: float, since: float) -> TorchrelayError | None:
+    def _end(self, error: BaseException, seen: float, since: float) -> BaseException | None:
         """End the run after a failure here. The error to raise instead, if another rank failed first."""
         self._over = "a rank has failed"
+        if isinstance(error, Interrupted) and error.alone:
+            self._crew.follow(error.number)
+            return None
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             self._crew.part(FAREWELL if isinstance(error, Interrupted) else LAG)
             return None
         self._crew.settle()
-        first = earliest(self._crew.failures(since))
+        first = self._crew.cause(since)
         if first is None or first.time >= seen or first.repeats(error):
             return None
+        if first.asked:
+            say(nothing_to_save(int(first.text)))
+            return first.to_interruption()
         return first.to_error()
 
     def _part(self) -> None:
@@ -240,11 +257,12 @@ class ScriptRun:
                     self._exit(first.to_error(), first.status)
         shutil.rmtree(self._reports, ignore_errors=True)
 
-    def _exit(self, error: TorchrelayError, status: int = 1) -> NoReturn:
+    def _exit(self, error: TorchrelayError | Interrupted, status: int = 1) -> NoReturn:
         """Show an error and end this process at once, whatever its main thread is waiting for."""
         shutil.rmtree(self._reports, ignore_errors=True)
         sys.stdout.flush()
-        sys.stderr.write(f"error: {error}\n")
+        if not isinstance(error, Interrupted):
+            sys.stderr.write(f"error: {error}\n")
         sys.stderr.flush()
         os._exit(status)
 

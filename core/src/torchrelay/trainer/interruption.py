@@ -6,13 +6,21 @@ process just reads it. Several reduce their flags, which costs a collective and,
 do so about once a second, which is little beside the 30 seconds or more that schedulers grant. When the next exchange
 is due must be the same on all ranks too, and their clocks differ: rank 0 turns the second into a number of updates by
 the step time that it measures, and tells it in the exchange itself. The first exchange is before the first batch.
+
+Before the first update there is nothing to save, whatever checkpoint the run began from, and no reason to wait. Until
+then one process leaves at once, as on Ctrl-C: the handler raises, amid a hook or while an SDK builds. So does each of
+several until that first exchange; its launcher then asks the others. Where native code keeps the handler from running,
+or a first update is waited for in vain, a thread ends the process.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +30,19 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from torchrelay.checkpoint import rng
 from torchrelay.environments import preemption
-from torchrelay.launchers.interruption import Interrupted, Request, die_of, handling, is_stopping
+from torchrelay.environments.local import LocalEnvironment
+from torchrelay.launchers.failure import mark
+from torchrelay.launchers.interruption import (
+    GRACE,
+    Interrupted,
+    Request,
+    die_of,
+    handling,
+    is_stopping,
+    nothing_to_save,
+    say,
+)
+from torchrelay.launchers.wakeup import noticing
 from torchrelay.trainer import resume
 
 if TYPE_CHECKING:
@@ -52,7 +72,11 @@ class Interruption:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.request = Request()
+        self._process = os.getpid()
         self._before: dict[int, Any] = {}
+        self._updates: int | None = None
+        self._left = threading.Event()
+        self._departure: Interrupted | None = None
         self._due_in = self._interval = 1
         self._exchanged = time.perf_counter()
 
@@ -63,25 +87,69 @@ class Interruption:
         """Take signals as requests inside; a handler that the program has set is called as well."""
         numbers = preemption.signals(self.session.strategy.cluster_environment)
         self._before = {number: signal.getsignal(number) for number in numbers}
-        with handling(numbers, self._receive):
-            yield
+        with handling(numbers, self._receive), noticing(self._see):
+            try:
+                yield
+            finally:
+                self._left.set()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if is_stopping():
+        # A process that was forked by a hook, such as one of a pool's, is no part of the run.
+        if is_stopping() or os.getpid() != self._process:
             die_of(number)
         self.request.note(number)
         before = self._before[number]
         if callable(before):
             before(number, frame)
+        if self._may_leave and self._departure is None:
+            self._departure = Interrupted(number, alone=True)
+            raise self._departure
+
+    def _see(self, number: int) -> None:
+        """In a thread: end this process if a signal finds nothing to save and its main thread does not leave."""
+        if number not in self._before or self._left.wait(GRACE) or self._has_trained:
+            return
+        if not is_stopping():
+            departure = self._departure or Interrupted(number, alone=True)
+            self._leave_unsaved(departure)
+            mark(departure)
+            self._end_process(departure.status)
+
+    def _end_process(self, status: int) -> NoReturn:
+        environment = self.session.strategy.cluster_environment
+        seat = environment.seat if isinstance(environment, LocalEnvironment) else None
+        if seat is not None and seat.parent_pid == os.getpid():
+            shutil.rmtree(seat.report_dir, ignore_errors=True)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
     # --- when -------------------------------------------------------------------------------------------
+
+    @property
+    def _has_trained(self) -> bool:
+        """Whether there are updates to save: of this run, or of one that failed and that its strategy goes on with."""
+        if self.session.strategy.recovers_from is not None:
+            return True
+        return self._updates is not None and self.session.progress.global_step != self._updates
+
+    @property
+    def _may_leave(self) -> bool:
+        """Whether this rank may leave at once and by itself."""
+        if self._left.is_set() or self._has_trained:
+            return False
+        return self._updates is None or self._alone
 
     def check(self) -> None:
         """End the run here if it was asked to; to be called by all ranks alike, where an update is complete.
 
+        The first call is before the first batch.
+
         Raises:
-            Interrupted: it was, and has been saved.
+            Interrupted: it was, and has been saved if there was anything to save.
         """
+        if self._updates is None:
+            self._updates = self.session.progress.global_step
         if self._alone:
             asked = self.request.number
         else:
@@ -102,6 +170,7 @@ class Interruption:
         """
         self._due_in = 1
         self.check()
+        self._left.set()
 
     def _exchange(self) -> int:
         """The signal that some rank has got, 0 if none; sets when to ask again. Collective."""
@@ -143,6 +212,12 @@ class Interruption:
         Raises:
             Interrupted: always.
         """
+        # A rank that has joined the run since knows less than rank 0 does.
+        if not self.session.agree(self._has_trained):
+            self._left.set()
+            departure = Interrupted(number)
+            self._leave_unsaved(departure)
+            raise departure
         session, trainer = self.session, self.session.trainer
         name, status, saved = signal.Signals(number).name, 128 + number, ""
         if not session.options.fast_dev_run:
@@ -154,9 +229,30 @@ class Interruption:
         if session.strategy.is_global_zero:
             where = f"epoch {trainer.current_epoch}, update {trainer.global_step}"
             hint = f' in {saved}; go on with fit(..., ckpt_path="hpc")' if saved else " nowhere"
-            _say(f"{name} ended the fit at {where}, which is saved{hint}")
+            say(f"{name} ended the fit at {where}, which is saved{hint}")
         queued = session.agree(session.strategy.is_global_zero and command and requeue(command))
         raise Interrupted(number, 0 if queued else status)
+
+    def leave(self, error: BaseException) -> None:
+        """Take note that an exception ends the run, and tell of it if that is the handler's."""
+        self._left.set()
+        if error is self._departure:
+            self._leave_unsaved(error)
+
+    def _leave_unsaved(self, departure: Interrupted) -> None:
+        """Tell, on rank 0, that nothing is saved, and queue the job again if that is wanted: it will begin as this one.
+
+        The other ranks take for granted that it is queued, as they cannot ask.
+        """
+        session, number = self.session, departure.number
+        environment = session.strategy.cluster_environment
+        command = preemption.requeue_command(environment, number)
+        queued = command is not None and not session.options.fast_dev_run
+        if environment.global_rank == 0:
+            say(nothing_to_save(number, session.job.ckpt_path))
+            queued = queued and command is not None and requeue(command)
+        if queued:
+            departure.status = departure.code = 0
 
 
 def requeue(command: tuple[str, ...]) -> bool:
@@ -165,16 +261,11 @@ def requeue(command: tuple[str, ...]) -> bool:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
-        _say(f"the job is not queued again, {text!r} cannot be run: {error}; submit it by hand")
+        say(f"the job is not queued again, {text!r} cannot be run: {error}; submit it by hand")
         return False
     if done.returncode:
         said = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
-        _say(f"the job is not queued again, {text!r} failed: {said}; submit it by hand")
+        say(f"the job is not queued again, {text!r} failed: {said}; submit it by hand")
         return False
-    _say(f"the job is queued again: {text}")
+    say(f"the job is queued again: {text}")
     return True
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"torchrelay: {text}\n")
-    sys.stderr.flush()

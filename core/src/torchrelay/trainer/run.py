@@ -128,6 +128,7 @@ def _work(session: Session) -> Outcome:
     try:
         outcome = _do(session)
     except BaseException as error:
+        session.interruption.leave(error)
         mark(error)
         for follow_up in (partial(_tell_of, error), partial(_tear_down, status="failed")):
             try:
