@@ -84,7 +84,8 @@ class BuildError(TorchrelayError):
 def find_wheel(folder: Path) -> Path | None:
     """The wheel for this Python in a folder; None if there is none."""
     tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
-    return next(iter(sorted(folder.glob(f"horovod-*-{tag}-{tag}-*.whl"))), None)
+    version = RELEASE.partition("==")[2]
+    return next(iter(sorted(folder.glob(f"horovod-{version}-{tag}-{tag}-*.whl"))), None)
 
 
 def options(own: Mapping[str, str]) -> dict[str, str]:
