@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
@@ -23,23 +22,6 @@ def _from_an_index(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     """Commands in messages are those for an installation from an index, whatever the tests are run from."""
     if request.path.name != "test_installing.py":
         monkeypatch.setattr(installing, "direct_url", lambda _: {})
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    text = "skip a test when it starts a process"
-    parser.addoption("--no-processes", action="store_true", help=text)
-
-
-def pytest_sessionstart(session: pytest.Session) -> None:
-    if session.config.getoption("--no-processes"):
-        sys.addaudithook(_refuse_processes)
-
-
-def _refuse_processes(event: str, arguments: tuple[Any, ...]) -> None:
-    """Skip the test that is about to start a process, while one runs (https://docs.python.org/3/library/audit_events.html)."""
-    starts = event in ("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system")
-    if starts and "PYTEST_CURRENT_TEST" in os.environ:
-        pytest.skip("starts a process")
 
 
 class Site:

@@ -127,12 +127,12 @@ class ForkServer:
         others = os.environ.keys() - startup_variables(os.environ).keys()
         descriptor = theirs.fileno()
         module = "torchrelay.testing.forkserver.server"
-        with theirs:
+        try:
             process = subprocess.Popen(
                 [sys.executable, *options, "-m", module, str(descriptor), *self._modules],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                # NumPy's OpenBLAS starts threads when it is imported, unless it is told not to.
+                # NumPy's OpenBLAS starts threads when it is imported, unless this says otherwise.
                 env={
                     **{name: os.environ[name] for name in others},
                     "OPENBLAS_NUM_THREADS": "1",
@@ -141,14 +141,16 @@ class ForkServer:
                 pass_fds=[descriptor],
                 start_new_session=True,
             )
-        answer = ours.recv(4096).decode()
-        if answer != "ready":
+            theirs.close()
+            answer = ours.recv(4096).decode()
+            if answer != "ready":
+                status = process.wait()
+                raise ForkServerError(answer or f"it ended with status {status} while it started")
+        except BaseException:
             ours.close()
-            process.wait()
-            raise ForkServerError(
-                answer or f"it ended with status {process.returncode} while it started"
-            )
-        # Its end is waited for by its id.
+            theirs.close()
+            raise
+        # From here on it is waited for by its id.
         process.returncode = 0
         return Starter(ours, options, variables, process.pid)
 
