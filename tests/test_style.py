@@ -61,3 +61,14 @@ def test_each_distribution_carries_the_license() -> None:
     projects += [path.parent for path in ROOT.glob("plugins/*/pyproject.toml")]
     assert ROOT / "core" in projects
     assert [p.name for p in projects if (p / "LICENSE").read_bytes() != license_text] == []
+
+
+def test_the_documentation_lists_what_starts_interpreters() -> None:
+    marked = {
+        str(path.relative_to(ROOT))
+        for path in ROOT.glob("plugins/*/tests/test_*.py")
+        if "pytest.mark.real_interpreters" in path.read_text("utf-8")
+    }
+    page = (ROOT / "docs" / "testing.md").read_text("utf-8")
+    listed = re.findall(r"^\| `(plugins/\S+)` \|", page, re.MULTILINE)
+    assert sorted(marked) == listed
