@@ -233,6 +233,13 @@ def test_a_module_that_starts_a_thread_is_refused(tmp_path, monkeypatch):
         run(broken.popen, "-c", "")
 
 
+def test_further_modules_are_imported_by_servers_that_are_still_to_start():
+    with ForkServer(("logging",)) as server:
+        server.preload("wave")
+        code = "import sys; print('wave' in sys.modules)"
+        assert run(server.popen, "-c", code) == (0, "True\n", "")
+
+
 def test_it_can_be_switched_off(server, monkeypatch):
     monkeypatch.setenv("TORCHRELAY_FORK_SERVER", "0")
     code = "import sys; print('torchrelay.environments.program' in sys.modules)"

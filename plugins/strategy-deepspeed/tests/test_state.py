@@ -14,6 +14,7 @@ pytest.importorskip("deepspeed")
 
 from torchrelay.checkpoint.conversion import convert
 from torchrelay.errors import CheckpointError
+from torchrelay.testing.forkserver import shared_server
 from torchrelay_deepspeed.conversion import read_native
 from torchrelay_deepspeed.folder import is_native
 
@@ -39,7 +40,7 @@ def run(task, folder, ranks=2, **variables):
         "--local-addr",
         "127.0.0.1",
     ]
-    done = subprocess.run(
+    done = shared_server().run(
         [sys.executable, *launcher, *address, str(SCRIPT), task],
         env={
             **os.environ,
