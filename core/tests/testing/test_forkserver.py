@@ -253,7 +253,8 @@ def test_torch_computes_in_a_copy_and_in_what_it_forks(tmp_path):
         from torch.utils.data import DataLoader
         x = torch.ones(3, requires_grad=True)
         (x * 2).sum().backward()
-        total = sum(batch.sum().item() for batch in DataLoader(torch.arange(8), num_workers=1))
+        loader = DataLoader(torch.arange(8), num_workers=1, persistent_workers=True)
+        total = sum(batch.sum().item() for batch in loader)
         print(x.grad.tolist(), total)
         """
     )

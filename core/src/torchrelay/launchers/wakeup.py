@@ -37,6 +37,8 @@ def noticing(act: Callable[[int], None]) -> Iterator[None]:
         _ours.discard(writer.fileno())
         if before == -1:
             signal.set_wakeup_fd(-1)
+        # Not `close` alone: processes that were forked meanwhile, such as a loader's workers, hold copies of it.
+        writer.shutdown(socket.SHUT_RDWR)
         writer.close()
         thread.join()
         reader.close()

@@ -46,6 +46,8 @@ class Starter:
 
     def close(self) -> None:
         """Let the server end, and wait until it has."""
+        # Not `close` alone: processes that this one has forked hold copies of the connection.
+        self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
         # Something in this process may have waited for all its children.
         with suppress(ChildProcessError):
