@@ -87,7 +87,7 @@ class Interruption:
         """Take signals as requests inside; a handler that the program has set is called as well."""
         numbers = preemption.signals(self.session.strategy.cluster_environment)
         self._before = {number: signal.getsignal(number) for number in numbers}
-        with handling(numbers, self._receive), noticing(self._see):
+        with handling(numbers, self._receive), noticing(numbers, self._see):
             try:
                 yield
             finally:
@@ -107,9 +107,7 @@ class Interruption:
 
     def _see(self, number: int) -> None:
         """In a thread: end this process if a signal finds nothing to save and its main thread does not leave."""
-        if number not in self._before or self._left.wait(GRACE) or self._has_trained:
-            return
-        if not is_stopping():
+        if not (self._left.wait(GRACE) or self._has_trained or is_stopping()):
             departure = self._departure or Interrupted(number, alone=True)
             self._leave_unsaved(departure)
             mark(departure)
