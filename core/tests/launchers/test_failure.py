@@ -17,6 +17,7 @@ from torchrelay.launchers.failure import (
     read_reports,
     write_report,
 )
+from torchrelay.launchers.interruption import Interrupted
 
 
 def seat(folder, rank=1):
@@ -81,6 +82,20 @@ def test_an_interruption_is_no_failure(tmp_path, error):
 def test_a_report_that_nobody_waits_for_is_not_lost_silently(tmp_path, capsys):
     assert not write_report(seat(tmp_path / "gone"), raised(ValueError("x")))
     assert "rank 1 cannot leave its report" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_rank_that_was_asked_to_end_says_nothing_of_a_launcher_that_is_gone(
+    tmp_path, capsys, alone
+):
+    error = Interrupted(signal.SIGTERM, alone=alone)
+    assert not write_report(seat(tmp_path / "gone"), error)
+    assert capsys.readouterr().err == ""
+    assert write_report(seat(tmp_path), error)
+    report = read_reports(tmp_path)[1]
+    assert report.asked
+    again = report.to_interruption()
+    assert (again.number, again.code, again.alone) == (signal.SIGTERM, 143, alone)
 
 
 def test_the_earliest_failure_is_the_cause():
