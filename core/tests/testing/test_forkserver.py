@@ -240,6 +240,13 @@ def test_further_modules_are_imported_by_servers_that_are_still_to_start():
         assert run(server.popen, "-c", code) == (0, "True\n", "")
 
 
+def test_what_customizes_its_start_is_no_copy(server, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.customized = True")
+    code = "import sys; print(sys.customized)"
+    done = run(server.popen, "-c", code, env=environment(PYTHONPATH=str(tmp_path)))
+    assert done == (0, "True\n", "")
+
+
 def test_it_can_be_switched_off(server, monkeypatch):
     monkeypatch.setenv("TORCHRELAY_FORK_SERVER", "0")
     code = "import sys; print('torchrelay.environments.program' in sys.modules)"

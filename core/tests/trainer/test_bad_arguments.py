@@ -294,5 +294,5 @@ def test_an_installed_plugin_that_is_switched_off_or_absent():
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     off = "strategy 'ddp' cannot be had: torchrelay-ddp is installed, but the environment variable TORCHRELAY_DIS"
-    absent = "strategy 'ddp' comes with torchrelay-ddp, which is not installed: pip install \"torchrelay[ddp]\""
-    assert off in done.stderr or done.stderr.endswith(f"{absent}\n")
+    absent = "strategy 'ddp' comes with torchrelay-ddp, which is not installed: pip install "
+    assert off in done.stderr or absent in done.stderr

@@ -228,7 +228,7 @@ def test_one_process_leaves_validation_and_several_end_after_it(case, uninterrup
     (case.programs.folder / "sent").touch()
     _, err = wait(process)
     assert process.returncode == 143, err
-    assert "at epoch 0" in err if case.start == "alone" else "at epoch 1" in err
+    assert f"at epoch {0 if case.start == 'alone' else 1}" in err, err
     assert same(case.train("hpc")["state"], uninterrupted)
 
 

@@ -106,6 +106,17 @@ class Request:
             "-i" not in program.options
             and os.path.isdir(self.directory)
             and not any(os.isatty(stream) for stream in self.streams)
+            and not self._customizes_its_start()
+        )
+
+    def _customizes_its_start(self) -> bool:
+        """Whether PYTHONPATH has a module that interpreters import when they start (`site`)."""
+        folders = filter(None, self.environment.get("PYTHONPATH", "").split(os.pathsep))
+        names = ("sitecustomize.py", "usercustomize.py")
+        return any(
+            os.path.exists(os.path.join(self.directory, folder, name))
+            for folder in folders
+            for name in names
         )
 
 
