@@ -111,7 +111,8 @@ def write_report(seat: Seat, error: BaseException) -> bool:
 def leave(failure: Failure, folder: Path) -> bool:
     """Put a failure into the launching process's folder; whether that worked, of which a line on stderr tells.
 
-    Not of an interruption, though, where the folder is gone: so is the launching process, which was asked to end too.
+    Not of an interruption, though, where the folder is gone or just being removed: so is the launching process, which was
+    asked to end too.
     """
     path = folder / f"rank-{failure.rank}.json"
     part = path.with_suffix(f".{os.getpid()}")
@@ -119,7 +120,7 @@ def leave(failure: Failure, folder: Path) -> bool:
         part.write_text(json.dumps(asdict(failure)), encoding="utf-8")
         part.replace(path)
     except OSError as problem:
-        if not failure.asked or folder.is_dir():
+        if not (failure.asked and isinstance(problem, FileNotFoundError)):
             text = f"torchrelay: rank {failure.rank} cannot leave its report: {problem}"
             sys.stderr.write(f"{text}\n")
         return False
