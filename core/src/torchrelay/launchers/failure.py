@@ -111,7 +111,7 @@ def write_report(seat: Seat, error: BaseException) -> bool:
 def leave(failure: Failure, folder: Path) -> bool:
     """Put a failure into the launching process's folder; whether that worked, of which a line on stderr tells.
 
-    Not of an interruption, though, where the folder is gone or just being removed: so is the launching process, which was
+    Not of an interruption, though, where the folder is gone or is being removed: so is the launching process, which was
     asked to end too.
     """
     path = folder / f"rank-{failure.rank}.json"
