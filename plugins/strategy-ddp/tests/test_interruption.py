@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -228,7 +229,8 @@ def test_one_process_leaves_validation_and_several_end_after_it(case, uninterrup
     (case.programs.folder / "sent").touch()
     _, err = wait(process)
     assert process.returncode == 143, err
-    assert f"at epoch {0 if case.start == 'alone' else 1}" in err, err
+    # Several agree on it at an update, which is not to be the next one.
+    assert re.search("at epoch 0" if case.start == "alone" else "at epoch [1-9]", err), err
     assert same(case.train("hpc")["state"], uninterrupted)
 
 

@@ -29,6 +29,7 @@ class Seat:
         fingerprint: distribution -> version of the plugins that the launching process found.
         pid: the process that has sat down; None until then. Tells a worker from a process that it started
             itself, which inherits the variable.
+        parent_is_rank_0: whether the launching process is one of the run's own, its rank 0.
     """
 
     rank: int
@@ -42,6 +43,7 @@ class Seat:
     report_dir: str
     fingerprint: Mapping[str, str] = field(default_factory=dict)
     pid: int | None = None
+    parent_is_rank_0: bool = False
 
     def to_json(self) -> str:
         """The seat as one line of text."""

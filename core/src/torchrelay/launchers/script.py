@@ -111,6 +111,7 @@ class ScriptRun:
             parent_pid=os.getpid(),
             report_dir=str(self._reports),
             fingerprint=get_registry().fingerprint(),
+            parent_is_rank_0=True,
         )
 
         def start() -> dict[int, subprocess.Popen[bytes]]:

@@ -19,7 +19,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -133,7 +133,6 @@ class Watchdog:
         self.activity = activity
         self._board: NoticeBoard | None = None
         self._beats = 0
-        self._zero: Note | None = None
         self._heard: dict[int, tuple[int, float]] = {}
         self._state = "running"
         self._stop = threading.Event()
@@ -169,8 +168,6 @@ class Watchdog:
         self._beat()
         try:
             alarm = None if self._board is None else self._board.read(ALARM)
-            if self._zero is None:
-                self._zero = self._notes("rank", ranks=(0,)).get(0)
             if alarm is None and self._suspects():
                 self._call()
             elif alarm is not None:
@@ -216,12 +213,11 @@ class Watchdog:
         others = [Sighting.of(note) for note in self._notes("rank").values()]
         return any(each.state != "running" or each.point != me.point for each in others)
 
-    def _notes(self, kind: str, ranks: Iterable[int] | None = None) -> dict[int, Note]:
+    def _notes(self, kind: str) -> dict[int, Note]:
         """The notes of that kind, by rank."""
         if self._board is None:
             return {}
-        asked = range(self.world_size) if ranks is None else ranks
-        found = {rank: self._board.read(f"{kind}-{rank}") for rank in asked}
+        found = {rank: self._board.read(f"{kind}-{rank}") for rank in range(self.world_size)}
         return {rank: note for rank, note in found.items() if note is not None}
 
     # --- an alarm ---------------------------------------------------------------------------------------
@@ -294,8 +290,7 @@ class Watchdog:
 
     def _end_launcher_that_is_stuck(self, seat: Seat | None) -> None:
         """End rank 0 if it launched this process and is still there: it cannot end itself."""
-        zero = self._zero
-        if seat is not None and zero is not None and zero["pid"] == seat.parent_pid == os.getppid():
+        if seat is not None and seat.parent_is_rank_0 and seat.parent_pid == os.getppid():
             os.kill(seat.parent_pid, signal.SIGKILL)
 
     def _leave(self, failure: Failure) -> None:
