@@ -16,7 +16,7 @@ from torchrelay_deepspeed import sharded
 if importlib.util.find_spec("deepspeed") is None:
     pytest.skip("needs DeepSpeed", allow_module_level=True)
 
-pytestmark = pytest.mark.timeout(200)
+pytestmark = pytest.mark.timeout(960)
 
 KINDS = ("0-32-true", "1-bf16-mixed", "2-32-true", "3-32-true", "3-bf16-mixed")
 RATES = [0.01 * 0.9**epoch for epoch in range(8)]
@@ -49,7 +49,7 @@ def run(shared):
         process = shared.start(
             "folders.py", task, str(devices), str(shared.folder), *kinds, launcher=torchrun(devices)
         )
-        out, err = process.communicate(timeout=180)
+        out, err = process.communicate(timeout=900)
         assert process.returncode == 0, out[-3000:] + err[-6000:]
         return shared.results(f"{task}-{devices}", ranks=devices)[0]
 

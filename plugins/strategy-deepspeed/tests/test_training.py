@@ -17,7 +17,7 @@ if importlib.util.find_spec("deepspeed") is None:
     pytest.skip("needs DeepSpeed", allow_module_level=True)
 
 # The first test waits for some 150 trainings, which take minutes where other things run.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(960)
 
 TORCHRUN = (
     *(sys.executable, "-m", "torch.distributed.run"),
@@ -280,7 +280,7 @@ def outcomes(shared):
         shared.start("runs.py", "1", str(alone)),
     ]
     for process in processes:
-        out, err = process.communicate(timeout=570)
+        out, err = process.communicate(timeout=900)
         assert process.returncode == 0, out[-3000:] + err[-6000:]
     ranks = shared.results("runs-2")
     (one,) = shared.results("runs-1", ranks=1)
