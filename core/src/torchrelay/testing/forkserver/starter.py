@@ -8,6 +8,7 @@ import os
 import pickle
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -86,7 +87,13 @@ class Starter:
 
 @contextmanager
 def adopting_orphans() -> Iterator[None]:
-    """Inside, a descendant whose parent ends becomes a child of this process (prctl(2), PR_SET_CHILD_SUBREAPER)."""
+    """Inside, a descendant whose parent ends becomes a child of this process (prctl(2), PR_SET_CHILD_SUBREAPER).
+
+    Does nothing on systems other than Linux, which have no such call.
+    """
+    if sys.platform != "linux":
+        yield
+        return
     libc, before = ctypes.CDLL(None), ctypes.c_int()
     libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before))
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
